@@ -1,0 +1,248 @@
+//! The BERT network: token ids in, one vector per token out.
+//!
+//! Devlin et al., <https://arxiv.org/abs/1810.04805>; post-norm, absolute positions. Query,
+//! key and value are one matrix product, and on the processor texts are packed end to end,
+//! so nothing is computed for padding.
+
+use candle_core::{Device, Result, Tensor};
+
+use crate::batch::TokenBatch;
+use crate::error::ModelError;
+use crate::fused::{self, ResidualNorm};
+use crate::settings::{Activation, BertConfig};
+use crate::weights::Weights;
+
+/// A loaded network. All its tensors are f32.
+pub(crate) struct BertNetwork {
+    words: Tensor,     // [vocabulary, hidden]
+    positions: Tensor, // [max positions, hidden]
+    types: Tensor,     // [types, hidden]
+    norm_weight: Tensor,
+    norm_offset: Tensor,
+    epsilon: f64,
+    layers: Vec<BertLayer>,
+    n_heads: usize,
+    activation: Activation,
+    device: Device,
+}
+
+struct BertLayer {
+    project: Tensor,      // [hidden, 3 * hidden]: query, key, value
+    project_bias: Tensor, // [3 * hidden]
+    attended: Tensor,     // [hidden, hidden]
+    attended_norm: ResidualNorm,
+    widen: Tensor,      // [hidden, intermediate]
+    widen_bias: Tensor, // [intermediate]
+    narrow: Tensor,     // [intermediate, hidden]
+    narrow_norm: ResidualNorm,
+}
+
+/// Names of a checkpoint's tensors: whether they start with `bert.`, and whether its layer
+/// norms are `weight` and `bias` or, as in the first releases, `gamma` and `beta`.
+struct Names {
+    prefix: &'static str,
+    norm_weight: &'static str,
+    norm_offset: &'static str,
+}
+
+impl Names {
+    fn of(weights: &Weights) -> Self {
+        let prefixed = weights.contains("bert.embeddings.word_embeddings.weight");
+        let prefix = if prefixed { "bert." } else { "" };
+        let old = weights.contains(&format!("{prefix}embeddings.LayerNorm.gamma"));
+        let (norm_weight, norm_offset) = if old {
+            ("gamma", "beta")
+        } else {
+            ("weight", "bias")
+        };
+        Self {
+            prefix,
+            norm_weight,
+            norm_offset,
+        }
+    }
+
+    fn layer(&self, layer: usize, rest: &str) -> String {
+        format!("{}encoder.layer.{layer}.{rest}", self.prefix)
+    }
+
+    /// Every tensor that the network reads, with its shape.
+    fn expected(&self, config: &BertConfig) -> Vec<(String, Vec<usize>)> {
+        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
+        let (norm_weight, norm_offset) = (self.norm_weight, self.norm_offset);
+        let mut expected = Vec::new();
+        let embeddings = [
+            (
+                "word_embeddings.weight".to_owned(),
+                vec![config.vocab_size, hidden],
+            ),
+            (
+                "position_embeddings.weight".to_owned(),
+                vec![config.max_position_embeddings, hidden],
+            ),
+            (
+                "token_type_embeddings.weight".to_owned(),
+                vec![config.type_vocab_size, hidden],
+            ),
+            (format!("LayerNorm.{norm_weight}"), vec![hidden]),
+            (format!("LayerNorm.{norm_offset}"), vec![hidden]),
+        ];
+        for (name, shape) in embeddings {
+            expected.push((format!("{}embeddings.{name}", self.prefix), shape));
+        }
+        for layer in 0..config.num_hidden_layers {
+            let linears = [
+                ("attention.self.query", hidden, hidden),
+                ("attention.self.key", hidden, hidden),
+                ("attention.self.value", hidden, hidden),
+                ("attention.output.dense", hidden, hidden),
+                ("intermediate.dense", wide, hidden),
+                ("output.dense", hidden, wide),
+            ];
+            for (name, n_out, n_in) in linears {
+                let weight = self.layer(layer, &format!("{name}.weight"));
+                expected.push((weight, vec![n_out, n_in]));
+                expected.push((self.layer(layer, &format!("{name}.bias")), vec![n_out]));
+            }
+            for name in ["attention.output", "output"] {
+                for part in [norm_weight, norm_offset] {
+                    let name = self.layer(layer, &format!("{name}.LayerNorm.{part}"));
+                    expected.push((name, vec![hidden]));
+                }
+            }
+        }
+        expected
+    }
+}
+
+impl BertNetwork {
+    /// Copies the weights to the device.
+    ///
+    /// # Errors
+    /// Tensors are missing or misshapen, all of which are named, or do not fit.
+    pub(crate) fn load(
+        weights: &Weights,
+        config: &BertConfig,
+        activation: Activation,
+        device: &Device,
+    ) -> std::result::Result<Self, ModelError> {
+        let names = Names::of(weights);
+        weights.check(&names.expected(config))?;
+        let embedding =
+            |name: &str| weights.f32_tensor(&format!("{}embeddings.{name}", names.prefix), device);
+        let layer = |layer| load_layer(weights, &names, layer, config, device);
+        Ok(Self {
+            words: embedding("word_embeddings.weight")?,
+            positions: embedding("position_embeddings.weight")?,
+            types: embedding("token_type_embeddings.weight")?,
+            norm_weight: embedding(&format!("LayerNorm.{}", names.norm_weight))?,
+            norm_offset: embedding(&format!("LayerNorm.{}", names.norm_offset))?,
+            epsilon: config.layer_norm_eps,
+            layers: (0..config.num_hidden_layers)
+                .map(layer)
+                .collect::<std::result::Result<_, ModelError>>()?,
+            n_heads: config.num_attention_heads,
+            activation,
+            device: device.clone(),
+        })
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The last hidden states, `[n, hidden]` f32, in the batch's arrangement. Rows of
+    /// padding hold finite values without meaning.
+    ///
+    /// # Errors
+    /// An id is outside its table, or the device fails.
+    pub(crate) fn forward(&self, batch: &TokenBatch) -> Result<Tensor> {
+        let mut hidden = self.embed(batch)?;
+        for layer in &self.layers {
+            hidden = layer.forward(&hidden, batch, self.n_heads, self.activation)?;
+        }
+        Ok(hidden)
+    }
+
+    /// The sum of the three embeddings, normalized: `[n, hidden]`.
+    pub(crate) fn embed(&self, batch: &TokenBatch) -> Result<Tensor> {
+        let look_up = |table: &Tensor, ids: &[u32]| {
+            table.index_select(&Tensor::new(ids, &self.device)?, 0) // [n, hidden]
+        };
+        let sum = (look_up(&self.words, &batch.ids)? + look_up(&self.types, &batch.types)?)?;
+        let sum = (sum + look_up(&self.positions, &batch.positions)?)?;
+        let epsilon = self.epsilon as f32;
+        candle_nn::ops::layer_norm(&sum, &self.norm_weight, &self.norm_offset, epsilon)
+    }
+}
+
+impl BertLayer {
+    /// `hidden` and the result are `[n, hidden]`.
+    fn forward(
+        &self,
+        hidden: &Tensor,
+        batch: &TokenBatch,
+        n_heads: usize,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        let projected = hidden.matmul(&self.project)?; // [n, 3 * hidden]
+        let attended =
+            fused::attention(&projected, &self.project_bias, n_heads, &batch.arrangement)?;
+        let attended = attended.matmul(&self.attended)?;
+        let attended = self.attended_norm.forward(attended, hidden)?; // [n, hidden]
+        let wide = attended.matmul(&self.widen)?; // [n, intermediate]
+        let wide = fused::bias_activation(wide, &self.widen_bias, activation)?;
+        self.narrow_norm
+            .forward(wide.matmul(&self.narrow)?, &attended)
+    }
+}
+
+fn load_layer(
+    weights: &Weights,
+    names: &Names,
+    layer: usize,
+    config: &BertConfig,
+    device: &Device,
+) -> std::result::Result<BertLayer, ModelError> {
+    let tensor = |name: &str| weights.f32_tensor(&names.layer(layer, name), device);
+    let copy_failed = || ModelError::compute("laying out the weights");
+    // Transposed from `[out, in]` to `[in, out]`.
+    let transposed = |name: &str| {
+        let weight = tensor(&format!("{name}.weight"))?;
+        weight
+            .t()
+            .and_then(|weight| weight.contiguous())
+            .map_err(copy_failed())
+    };
+    let norm = |dense: &str, norm: &str| {
+        let parameters = [
+            tensor(&format!("{dense}.bias"))?,
+            tensor(&format!("{norm}.{}", names.norm_weight))?,
+            tensor(&format!("{norm}.{}", names.norm_offset))?,
+        ];
+        let parameters = Tensor::stack(&parameters, 0).map_err(copy_failed())?;
+        Ok::<_, ModelError>(ResidualNorm {
+            parameters,
+            epsilon: config.layer_norm_eps,
+        })
+    };
+    let parts = [
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+    ];
+    let [query, key, value] = parts;
+    let project = [transposed(query)?, transposed(key)?, transposed(value)?];
+    let bias = |name: &str| tensor(&format!("{name}.bias"));
+    let project_bias = [bias(query)?, bias(key)?, bias(value)?];
+    Ok(BertLayer {
+        project: Tensor::cat(&project, 1).map_err(copy_failed())?,
+        project_bias: Tensor::cat(&project_bias, 0).map_err(copy_failed())?,
+        attended: transposed("attention.output.dense")?,
+        attended_norm: norm("attention.output.dense", "attention.output.LayerNorm")?,
+        widen: transposed("intermediate.dense")?,
+        widen_bias: bias("intermediate.dense")?,
+        narrow: transposed("output.dense")?,
+        narrow_norm: norm("output.dense", "output.LayerNorm")?,
+    })
+}

@@ -1,0 +1,310 @@
+//! What can go wrong between a model's name and its vectors.
+
+use std::error::Error;
+use std::fmt::{self, Write as _};
+use std::io;
+use std::path::PathBuf;
+
+/// A cause from a library below, kept whole but without its type.
+pub type Cause = Box<dyn Error + Send + Sync>;
+
+/// How many names a message spells out before it only counts the rest.
+const N_NAMES_SHOWN: usize = 4;
+
+/// Why a model could not be found, loaded or run.
+///
+/// The message says what is wrong and where; [`ModelError::hint`] says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// No place holds a model of this name.
+    #[error("no model `{name}` in {}", join_paths(looked_in))]
+    NotFound {
+        /// The name as the caller gave it.
+        name: String,
+        /// The places looked at, in order.
+        looked_in: Vec<PathBuf>,
+    },
+
+    /// The model's folder lacks a file that it needs.
+    #[error("the model has no `{file}`: {}", folder.display())]
+    MissingFile {
+        /// The file, relative to the folder.
+        file: String,
+        /// The model's folder.
+        folder: PathBuf,
+    },
+
+    /// A file is there but the system does not let us read it.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+
+    /// A JSON file is malformed, or lacks a field.
+    #[error("malformed JSON ({source}): {}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The parser's complaint, with line and column.
+        source: serde_json::Error,
+    },
+
+    /// A setting of the model names something this crate does not compute.
+    #[error("`{field}` is `{found}`, supported: {}: {}", join_names(supported), path.display())]
+    Unsupported {
+        /// The field of the configuration.
+        field: String,
+        /// Its value.
+        found: String,
+        /// The values that work.
+        supported: &'static [&'static str],
+        /// The configuration file.
+        path: PathBuf,
+    },
+
+    /// A setting contradicts another, or the caller's wish contradicts the model.
+    #[error("`{field}` {problem}: {}", path.display())]
+    InvalidSetting {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with its value.
+        problem: String,
+        /// The file (or folder) it belongs to.
+        path: PathBuf,
+    },
+
+    /// The weight file is not what its header says, or has no valid header.
+    #[error("damaged weights ({source}): {}", path.display())]
+    Weights {
+        /// The `.safetensors` file.
+        path: PathBuf,
+        /// What the reader said.
+        source: Cause,
+    },
+
+    /// The weights lack tensors that the configuration calls for.
+    #[error("the weights lack {}: {}", join_names(names), path.display())]
+    MissingTensors {
+        /// Every absent tensor.
+        names: Vec<String>,
+        /// The weight file or folder.
+        path: PathBuf,
+    },
+
+    /// Tensors have another shape than the configuration calls for.
+    #[error("{}: {}", join_mismatches(mismatches), path.display())]
+    MisshapenTensors {
+        /// Every tensor of the wrong shape.
+        mismatches: Vec<ShapeMismatch>,
+        /// The weight file or folder.
+        path: PathBuf,
+    },
+
+    /// The tokenizer file cannot be used, or a text cannot be tokenized.
+    #[error("{action} ({source})")]
+    Tokenizer {
+        /// What was tried, with the path where there is one.
+        action: String,
+        /// What the library said.
+        source: Cause,
+    },
+
+    /// A device name that nobody knows.
+    #[error("unknown device `{found}`, supported: `cpu`, `cuda`, `cuda:<number>`, `metal`")]
+    UnknownDevice {
+        /// The name as given.
+        found: String,
+    },
+
+    /// The device is known, but this build or this machine does not have it.
+    #[error("device `{device}` is not available: {problem}")]
+    DeviceUnavailable {
+        /// The device.
+        device: String,
+        /// Whether the build or the machine lacks it.
+        problem: String,
+        /// The crate feature that brings it, if this build lacks it.
+        feature: Option<&'static str>,
+    },
+
+    /// A tensor operation failed: the device is out of memory, or we have a bug.
+    #[error("{action} failed ({source})")]
+    Compute {
+        /// What was being computed.
+        action: &'static str,
+        /// What candle said.
+        source: Cause,
+    },
+
+    /// The network gave NaN or an infinity for one text. The other rows are sound.
+    #[error("the model gave a vector that is not finite for text {row}")]
+    NotFinite {
+        /// Position of the text in the call, from 0.
+        row: usize,
+    },
+}
+
+/// One tensor whose shape differs from what the configuration calls for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShapeMismatch {
+    /// The tensor's name in the file.
+    pub name: String,
+    /// The shape the configuration calls for.
+    pub expected: Vec<usize>,
+    /// The shape in the file.
+    pub found: Vec<usize>,
+}
+
+impl fmt::Display for ShapeMismatch {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            expected,
+            found,
+        } = self;
+        write!(
+            formatter,
+            "`{name}` has shape {found:?} instead of {expected:?}"
+        )
+    }
+}
+
+impl ModelError {
+    /// What to do about it, as one sentence without a full stop.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::NotFound { name, .. } => format!(
+                "run `huggingface-cli download {name}`, or give the path of a folder that holds \
+                 `config.json`, `tokenizer.json` and `model.safetensors`"
+            ),
+            Self::MissingFile { file, .. } if file.ends_with(".safetensors") => {
+                "fetch the model again; if it only has `pytorch_model.bin`, convert it to \
+                 safetensors first"
+                    .into()
+            }
+            Self::MissingFile { .. } => {
+                "fetch the model again, or point to the folder that holds all its files".into()
+            }
+            Self::Read { .. } => "check the file's permissions and the disk".into(),
+            Self::Json { .. } | Self::Weights { .. } => {
+                "the file is damaged or half downloaded: remove the model's folder and fetch it \
+                 again"
+                    .into()
+            }
+            Self::Unsupported { supported, .. } => {
+                format!("use a model with one of {}", join_names(supported))
+            }
+            Self::InvalidSetting { field, .. } => format!("change `{field}`"),
+            Self::MissingTensors { .. } | Self::MisshapenTensors { .. } => {
+                "`config.json` and the weights belong to different models: fetch both from one \
+                 revision"
+                    .into()
+            }
+            Self::Tokenizer { .. } => {
+                "fetch `tokenizer.json` again from the model's own repository".into()
+            }
+            Self::UnknownDevice { .. } => "use `cpu`, `cuda:0` or `metal`".into(),
+            Self::DeviceUnavailable {
+                feature: Some(feature),
+                ..
+            } => {
+                format!("build with `--features {feature}`, or use `cpu`")
+            }
+            Self::DeviceUnavailable { feature: None, .. } => {
+                "check the driver and the device's number, or use `cpu`".into()
+            }
+            Self::Compute { .. } => {
+                "if the device ran out of memory, lower the batch's tokens; otherwise report this"
+                    .into()
+            }
+            Self::NotFinite { .. } => {
+                "set the text aside; if every text fails, the weights are damaged".into()
+            }
+        }
+    }
+
+    /// Makes an error of a failed tensor operation.
+    pub(crate) fn compute(action: &'static str) -> impl FnOnce(candle_core::Error) -> Self {
+        move |source| Self::Compute {
+            action,
+            source: Box::new(source),
+        }
+    }
+}
+
+/// Joins names as "`a`, `b`"; past a few it says how many more there are.
+fn join_names(names: &[impl AsRef<str>]) -> String {
+    join(
+        names.iter().map(|name| format!("`{}`", name.as_ref())),
+        names.len(),
+    )
+}
+
+fn join_mismatches(mismatches: &[ShapeMismatch]) -> String {
+    join(mismatches.iter().map(ToString::to_string), mismatches.len())
+}
+
+/// Paths are never cut: the reader may need each of them.
+fn join_paths(paths: &[PathBuf]) -> String {
+    paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn join(parts: impl Iterator<Item = String>, n_parts: usize) -> String {
+    let mut joined = parts.take(N_NAMES_SHOWN).collect::<Vec<_>>().join(", ");
+    if n_parts > N_NAMES_SHOWN {
+        write!(joined, " and {} more", n_parts - N_NAMES_SHOWN)
+            .expect("writing to a string cannot fail");
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_list_of_names_is_cut_and_counted() {
+        let names: Vec<String> = (0..6).map(|index| format!("t{index}")).collect();
+        let error = ModelError::MissingTensors {
+            names,
+            path: "/m/model.safetensors".into(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "the weights lack `t0`, `t1`, `t2`, `t3` and 2 more: /m/model.safetensors"
+        );
+    }
+
+    #[test]
+    fn messages_are_lower_case_without_full_stop() {
+        let errors = [
+            ModelError::NotFound {
+                name: "a/b".into(),
+                looked_in: vec!["a/b".into()],
+            },
+            ModelError::MissingFile {
+                file: "config.json".into(),
+                folder: "/m".into(),
+            },
+            ModelError::UnknownDevice {
+                found: "gpu".into(),
+            },
+            ModelError::NotFinite { row: 3 },
+        ];
+        for error in errors {
+            for text in [error.to_string(), error.hint()] {
+                assert!(!text.ends_with('.'), "{text}");
+                assert!(!text.starts_with(char::is_uppercase), "{text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The networks pagemill runs, on candle: text in, vectors out.
+//!
+//! The crate knows no pipeline. A caller goes through it in this order:
+//!
+//! 1. A model's name becomes a folder: [`resolve()`] looks at a path, pagemill's cache and the
+//!    Hugging Face cache, which [`ModelPlaces::from_environment`] finds. [`list()`] shows what
+//!    is there, and [`TextEncoder::describe`] tells what a model is before it is loaded.
+//! 2. The folder becomes an encoder: [`TextEncoder::load`] checks that configuration,
+//!    vocabulary and weights fit together, and puts the weights on a [`Device`].
+//! 3. Text is cut into chunks that the model reads whole: [`TextTokenizer::count`] measures
+//!    as the model does.
+//! 4. Chunks become vectors: [`TextEncoder::encode`], or [`TextEncoder::encode_each`] where
+//!    one bad text must not take the others with it.
+//!
+//! Everything that fails is a [`ModelError`], whose [`hint`](ModelError::hint) says what to
+//! do.
+//!
+//! # Inside
+//!
+//! `files`, `settings` and `weights` read a model's folder, `batch` lays out token ids,
+//! `bert` is the network, and `fused` with `simd` holds the steps between its matrix
+//! products. No type of candle or tokenizers leaves the crate.
+//!
+//! # Features
+//!
+//! `cuda` and `metal` bring those devices; `mkl` and `accelerate` bring those libraries'
+//! matrix products for the processor.
+
+// Asking for something, and being refused.
+mod device;
+mod error;
+
+// From a name to what its folder says.
+mod resolve;
+
+mod files;
+
+mod settings;
+
+mod weights;
+
+mod card;
+
+// From text to tokens to vectors.
+mod tokenizer;
+
+mod batch;
+
+mod simd;
+
+mod fused;
+
+mod bert;
+
+mod text_encoder;
+
+#[cfg(test)]
+mod testing;
+
+pub use card::ModelCard;
+pub use device::Device;
+pub use error::{Cause, ModelError, ShapeMismatch};
+pub use resolve::{InstalledModel, ModelPlaces, list, resolve};
+pub use text_encoder::{LoadOptions, TextEncoder};
+pub use tokenizer::TextTokenizer;

@@ -1,0 +1,282 @@
+//! Forming batches: by items, by cost, by waiting time, like sizes together.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use serde::Deserialize;
+
+use crate::edge::{Message, Taken};
+use crate::item::Item;
+
+/// When a batch is full: the engine's key `batch`. A limit that is not given
+/// does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BatchPolicy {
+    /// Items in a batch.
+    pub max_items: usize,
+    /// Pixels of all images in a batch.
+    pub max_pixels: Option<u64>,
+    /// Tokens after padding: the longest item's tokens times the items.
+    pub max_tokens: Option<usize>,
+    /// How long an incomplete batch waits for more, from its first item.
+    pub max_wait_ms: u64,
+}
+
+impl Default for BatchPolicy {
+    /// One item at a time, without waiting.
+    fn default() -> Self {
+        Self {
+            max_items: 1,
+            max_pixels: None,
+            max_tokens: None,
+            max_wait_ms: 0,
+        }
+    }
+}
+
+impl BatchPolicy {
+    /// Up to `max_items`, waiting `max_wait_ms` for them.
+    pub fn of_items(max_items: usize, max_wait_ms: u64) -> Self {
+        Self {
+            max_items,
+            max_wait_ms,
+            ..Self::default()
+        }
+    }
+
+    /// With a limit on padded tokens.
+    #[must_use]
+    pub fn with_max_tokens(self, max_tokens: usize) -> Self {
+        Self {
+            max_tokens: Some(max_tokens),
+            ..self
+        }
+    }
+}
+
+/// An item that waits for its batch, with what it costs.
+struct Waiting {
+    item: Item,
+    n_tokens: usize,
+    n_pixels: u64,
+    /// Counts arrivals: the smallest has waited longest.
+    arrival: u64,
+}
+
+/// Takes items off a node's channel and forms batches of them.
+pub(crate) struct Batcher {
+    policy: BatchPolicy,
+    receiver: Receiver<Message>,
+    waiting: Vec<Waiting>,
+    n_arrived: u64,
+    closed: bool,
+}
+
+/// What [`Batcher::next`] found.
+pub(crate) enum Next {
+    Batch(Vec<Item>),
+    /// Nothing came for `patience`; the caller looks whether the run was cancelled.
+    Nothing,
+    /// Nothing will come any more.
+    Closed,
+}
+
+impl Batcher {
+    pub(crate) fn new(policy: BatchPolicy, receiver: Receiver<Message>) -> Self {
+        Self {
+            policy,
+            receiver,
+            waiting: Vec::new(),
+            n_arrived: 0,
+            closed: false,
+        }
+    }
+
+    /// The next batch. Waits at most `patience` for a first item.
+    pub(crate) fn next(&mut self, patience: Duration, n_tokens: impl Fn(&Item) -> usize) -> Next {
+        if self.waiting.is_empty() && !self.take(Instant::now() + patience, &n_tokens) {
+            return if self.closed {
+                Next::Closed
+            } else {
+                Next::Nothing
+            };
+        }
+        let deadline = Instant::now() + Duration::from_millis(self.policy.max_wait_ms);
+        let window = self.window();
+        while self.waiting.len() < window && !self.closed {
+            // What waits already is taken at once; only a batch that is not
+            // full yet waits for more.
+            let until = if self.is_full() {
+                Instant::now()
+            } else {
+                deadline
+            };
+            if !self.take(until, &n_tokens) {
+                break;
+            }
+        }
+        Next::Batch(self.cut())
+    }
+
+    /// How many items to look at. Where padding costs, a few batches' worth, so
+    /// that items of like size can go together.
+    fn window(&self) -> usize {
+        const BATCHES_TO_SORT: usize = 4;
+        let sorted = self.policy.max_tokens.is_some() && self.policy.max_items > 1;
+        self.policy
+            .max_items
+            .saturating_mul(if sorted { BATCHES_TO_SORT } else { 1 })
+    }
+
+    fn is_full(&self) -> bool {
+        let (n_items, longest, n_pixels) =
+            self.waiting
+                .iter()
+                .fold((0, 0, 0), |(n_items, longest, n_pixels), waiting| {
+                    (
+                        n_items + 1,
+                        waiting.n_tokens.max(longest),
+                        waiting.n_pixels + n_pixels,
+                    )
+                });
+        n_items >= self.policy.max_items || self.exceeds(n_items + 1, longest, n_pixels)
+    }
+
+    fn exceeds(&self, n_items: usize, longest: usize, n_pixels: u64) -> bool {
+        n_items > self.policy.max_items
+            || self
+                .policy
+                .max_tokens
+                .is_some_and(|max| longest.saturating_mul(n_items) > max)
+            || self.policy.max_pixels.is_some_and(|max| n_pixels > max)
+    }
+
+    /// Takes one message; false when none came until `deadline`.
+    fn take(&mut self, deadline: Instant, n_tokens: &impl Fn(&Item) -> usize) -> bool {
+        match self.receiver.recv_deadline(deadline) {
+            Ok(message) => {
+                if let Taken::Item(item) = message.take() {
+                    let n_pixels = item.image().map_or(0, |image| image.n_pixels());
+                    let (n_tokens, arrival) = (n_tokens(&item), self.n_arrived);
+                    self.n_arrived += 1;
+                    self.waiting.push(Waiting {
+                        item,
+                        n_tokens,
+                        n_pixels,
+                        arrival,
+                    });
+                }
+                true
+            }
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => {
+                self.closed = true;
+                false
+            }
+        }
+    }
+
+    /// Cuts a batch around the item that has waited longest: its neighbours in
+    /// size, as many as the limits allow. So no item waits for ever.
+    fn cut(&mut self) -> Vec<Item> {
+        if self.policy.max_tokens.is_some() {
+            self.waiting
+                .sort_by_key(|waiting| (waiting.n_tokens, waiting.arrival));
+        }
+        let oldest = (0..self.waiting.len())
+            .min_by_key(|index| self.waiting[*index].arrival)
+            .expect("called with at least one item");
+        let (mut from, mut to) = (oldest, oldest + 1);
+        let mut n_pixels = self.waiting[oldest].n_pixels;
+        // Smaller neighbours first: they never make the padding worse.
+        while from > 0 {
+            let pixels = n_pixels + self.waiting[from - 1].n_pixels;
+            if self.exceeds(to - from + 1, self.waiting[oldest].n_tokens, pixels) {
+                break;
+            }
+            from -= 1;
+            n_pixels = pixels;
+        }
+        while to < self.waiting.len() {
+            let pixels = n_pixels + self.waiting[to].n_pixels;
+            if self.exceeds(to - from + 1, self.waiting[to].n_tokens, pixels) {
+                break;
+            }
+            to += 1;
+            n_pixels = pixels;
+        }
+        let mut batch: Vec<Waiting> = self.waiting.drain(from..to).collect();
+        batch.sort_by_key(|waiting| waiting.arrival);
+        batch.into_iter().map(|waiting| waiting.item).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    use crate::edge::{Budget, Carries, EdgeLimits, EdgeSender, inbox};
+
+    const PATIENCE: Duration = Duration::from_millis(1);
+
+    fn batches(policy: BatchPolicy, lengths: &[usize]) -> Vec<Vec<usize>> {
+        let (mailbox, inbox) = inbox();
+        let sender = EdgeSender {
+            mailbox,
+            budget: Arc::new(Budget::new(EdgeLimits {
+                max_items: 1000,
+                max_bytes: 1 << 30,
+            })),
+            carries: Arc::new(Carries::All),
+            stop: Arc::default(),
+        };
+        for length in lengths {
+            sender
+                .send(Item::of_text("a", &"x".repeat(*length)))
+                .expect("room");
+        }
+        drop(sender);
+        let mut batcher = Batcher::new(policy, inbox.receiver);
+        let mut batches = Vec::new();
+        let length = |item: &Item| item.text().map_or(0, str::len);
+        while let Next::Batch(batch) = batcher.next(PATIENCE, length) {
+            batches.push(batch.iter().map(length).collect());
+        }
+        batches
+    }
+
+    #[test]
+    fn the_default_takes_one_item_at_a_time_in_order() {
+        assert_eq!(batches(BatchPolicy::default(), &[3, 1, 2]), [[3], [1], [2]]);
+    }
+
+    #[test]
+    fn a_batch_holds_at_most_max_items() {
+        let policy = BatchPolicy::of_items(2, 0);
+        assert_eq!(batches(policy, &[1, 2, 3]), [vec![1, 2], vec![3]]);
+    }
+
+    #[test]
+    fn padded_tokens_are_the_longest_times_the_items_and_like_sizes_go_together() {
+        let policy = BatchPolicy::of_items(4, 0).with_max_tokens(40);
+        let formed = batches(policy, &[10, 1, 10, 1, 10, 1, 10, 1]);
+        assert!(formed.contains(&vec![10, 10, 10, 10]), "{formed:?}");
+        assert!(formed.contains(&vec![1, 1, 1, 1]), "{formed:?}");
+    }
+
+    #[test]
+    fn an_item_over_the_limit_forms_a_batch_alone_and_none_is_lost() {
+        let policy = BatchPolicy::of_items(4, 0).with_max_tokens(20);
+        let mut all: Vec<usize> = batches(policy, &[50, 5, 7, 60, 5]).concat();
+        all.sort_unstable();
+        assert_eq!(all, [5, 5, 7, 50, 60]);
+    }
+
+    #[test]
+    fn an_incomplete_batch_goes_when_the_channel_closes() {
+        let policy = BatchPolicy::of_items(100, 60_000);
+        assert_eq!(batches(policy, &[1, 2]), [[1, 2]]);
+    }
+}

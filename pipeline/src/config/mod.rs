@@ -1,0 +1,306 @@
+//! Reads pipelines from TOML. Every mistake of a file is reported in one run.
+
+mod diagnostic;
+mod interpolate;
+mod node;
+mod overrides;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+pub use diagnostic::{ConfigError, Diagnostic};
+pub(crate) use diagnostic::{Sources, suggest};
+pub(crate) use node::{Input, NodeDraft};
+
+use crate::graph::{Graph, check};
+use crate::metrics::Role;
+use crate::registry::Registry;
+
+/// Where dead letters go where the file does not say.
+const DEFAULT_DEAD_LETTERS: &str = "data/dead-letters";
+
+/// A configuration whose every pipeline has been read and checked.
+pub struct ConfigFile {
+    graphs: Vec<Graph>,
+    sources: Sources,
+    path: PathBuf,
+}
+
+/// A pipeline as the file describes it, before its graph is checked.
+pub(crate) struct PipelineDraft {
+    pub(crate) name: String,
+    pub(crate) span: Range<usize>,
+    pub(crate) description: Option<String>,
+    pub(crate) dead_letters: PathBuf,
+    pub(crate) nodes: Vec<NodeDraft>,
+    /// Whether a node was left out because its own settings are wrong: then
+    /// what the graph lacks is not worth reporting.
+    pub(crate) is_whole: bool,
+}
+
+impl ConfigFile {
+    /// Reads and checks the file at `path`, with `--set` overrides and the
+    /// process's environment.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn read(
+        path: &Path,
+        overrides: &[String],
+        registry: &Registry,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let hint = "name another file with `--config`, or run in the folder that holds it";
+            ConfigError::of_file(format!("cannot read `{}`: {error}", path.display()), hint)
+        })?;
+        Self::parse(path, &text, overrides, registry, variable)
+    }
+
+    /// Reads and checks `text`; `path` is what errors call it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        overrides: &[String],
+        registry: &Registry,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let mut sources = Sources::default();
+        sources.add(path, text);
+        let (root, errors) = DeTable::parse_recoverable(text);
+        let mut diagnostics: Vec<Diagnostic> = errors.iter().map(of_toml).collect();
+        if !diagnostics.is_empty() {
+            // Past a syntax error what the file means is a guess.
+            return Err(ConfigError::new(&sources, diagnostics));
+        }
+        let mut root = root.into_inner();
+        overrides::apply(&mut root, overrides, &mut sources, &mut diagnostics);
+        interpolate_table(&mut root, variable, &mut diagnostics);
+        let tables = in_order(root);
+        if tables.is_empty() && diagnostics.is_empty() {
+            let hint = "begin with `[documents.source.files]`; the README has an annotated example";
+            diagnostics.push(Diagnostic::new(0..0, "the file holds no pipeline").hint(hint));
+        }
+        let mut graphs = Vec::new();
+        for (name, table) in tables {
+            let Some(draft) = read_pipeline(&name, table, registry, &mut diagnostics) else {
+                continue;
+            };
+            graphs.extend(check(draft, &mut diagnostics));
+        }
+        if diagnostics.is_empty() {
+            Ok(Self {
+                graphs,
+                sources,
+                path: path.to_owned(),
+            })
+        } else {
+            Err(ConfigError::new(&sources, diagnostics))
+        }
+    }
+
+    /// The pipelines in the order of the file.
+    pub fn pipelines(&self) -> &[Graph] {
+        &self.graphs
+    }
+
+    /// The pipeline called `name`, or the file's first.
+    ///
+    /// # Errors
+    /// When there is none of that name; the nearest is suggested.
+    pub fn pipeline(&self, name: Option<&str>) -> Result<&Graph, ConfigError> {
+        let Some(name) = name else {
+            return Ok(&self.graphs[0]);
+        };
+        self.graphs
+            .iter()
+            .find(|graph| graph.name == name)
+            .ok_or_else(|| {
+                let hint = suggest(
+                    name,
+                    self.graphs.iter().map(|graph| graph.name.as_str()),
+                    "pipelines",
+                );
+                ConfigError::of_file(
+                    format!("`{}` has no pipeline `{name}`", self.path.display()),
+                    &hint,
+                )
+            })
+    }
+
+    /// Makes a pipeline ready to run: builds every node.
+    ///
+    /// # Errors
+    /// Settings that cannot be used, with their places.
+    pub fn build(
+        &self,
+        graph: &Graph,
+        resources: &crate::stage::Resources,
+    ) -> Result<crate::graph::Pipeline, ConfigError> {
+        graph
+            .build(resources)
+            .map_err(|diagnostics| ConfigError::new(&self.sources, diagnostics))
+    }
+}
+
+/// A diagnostic of an error of the TOML parser or of serde.
+fn of_toml(error: &toml::de::Error) -> Diagnostic {
+    Diagnostic::new(
+        error.span().unwrap_or(0..0),
+        error.message().trim().replace('\n', "; "),
+    )
+}
+
+/// The entries of a table as they stand in the file.
+fn in_order(table: DeTable<'_>) -> Vec<(Spanned<String>, Spanned<DeValue<'_>>)> {
+    let entries = table.into_iter();
+    let entries = entries.map(|(key, value)| {
+        (
+            Spanned::new(key.span(), key.into_inner().into_owned()),
+            value,
+        )
+    });
+    let mut entries: Vec<_> = entries.collect();
+    entries.sort_by_key(|(key, _)| key.span().start);
+    entries
+}
+
+fn interpolate_table(
+    table: &mut DeTable<'_>,
+    variable: &dyn Fn(&str) -> Option<String>,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    for (_, value) in table.iter_mut() {
+        interpolate_value(value, variable, diagnostics);
+    }
+}
+
+fn interpolate_value(
+    value: &mut Spanned<DeValue<'_>>,
+    variable: &dyn Fn(&str) -> Option<String>,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let span = value.span();
+    match value.get_mut() {
+        DeValue::String(text) => match interpolate::interpolate(text, variable) {
+            Ok(new) => {
+                let new = new.into_owned();
+                *text = new.into();
+            }
+            Err(error) => {
+                diagnostics.push(Diagnostic::new(span, error.to_string()).hint(error.hint()))
+            }
+        },
+        DeValue::Array(values) => {
+            for value in values.iter_mut() {
+                interpolate_value(value, variable, diagnostics);
+            }
+        }
+        DeValue::Table(table) => interpolate_table(table, variable, diagnostics),
+        _ => {}
+    }
+}
+
+/// Reads one pipeline's table; `None` if it is none.
+fn read_pipeline(
+    name: &Spanned<String>,
+    table: Spanned<DeValue<'_>>,
+    registry: &Registry,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<PipelineDraft> {
+    let DeValue::Table(table) = table.into_inner() else {
+        let message = format!("`{}` is not a pipeline", name.get_ref());
+        let hint = "at the top level there are only pipelines, as in `[documents.source.files]`";
+        diagnostics.push(Diagnostic::new(name.span(), message).hint(hint));
+        return None;
+    };
+    check_name(name, "pipeline", diagnostics);
+    let mut draft = PipelineDraft {
+        name: name.get_ref().clone(),
+        span: name.span(),
+        description: None,
+        dead_letters: DEFAULT_DEAD_LETTERS.into(),
+        nodes: Vec::new(),
+        is_whole: true,
+    };
+    for (key, value) in in_order(table) {
+        match key.get_ref().as_str() {
+            "description" => draft.description = node::typed(value, diagnostics),
+            "dead_letters" => {
+                if let Some(folder) = node::typed(value, diagnostics) {
+                    draft.dead_letters = folder;
+                }
+            }
+            "source" => read_nodes(Role::Source, &key, value, registry, &mut draft, diagnostics),
+            "stage" => read_nodes(Role::Stage, &key, value, registry, &mut draft, diagnostics),
+            "sink" => read_nodes(Role::Sink, &key, value, registry, &mut draft, diagnostics),
+            other => {
+                let known = ["description", "dead_letters", "source", "stage", "sink"];
+                let message = format!("unknown key `{other}` in pipeline `{}`", draft.name);
+                diagnostics.push(Diagnostic::new(key.span(), message).hint(suggest(
+                    other,
+                    known,
+                    "known keys",
+                )));
+                draft.is_whole = false;
+            }
+        }
+    }
+    draft.nodes.sort_by_key(|node| node.name.span().start);
+    Some(draft)
+}
+
+/// Reads the tables below `[pipeline.source]`, `[pipeline.stage]` or `[pipeline.sink]`.
+fn read_nodes(
+    role: Role,
+    key: &Spanned<String>,
+    value: Spanned<DeValue<'_>>,
+    registry: &Registry,
+    draft: &mut PipelineDraft,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let table = role.table();
+    let DeValue::Table(nodes) = value.into_inner() else {
+        let message = format!("`{table}` must be a table of nodes");
+        let hint = format!("write `[{}.{table}.NAME]`", draft.name);
+        diagnostics.push(Diagnostic::new(key.span(), message).hint(hint));
+        draft.is_whole = false;
+        return;
+    };
+    for (name, value) in in_order(nodes) {
+        let value_span = value.span();
+        let DeValue::Table(settings) = value.into_inner() else {
+            let message = format!("`{}` must be a table", name.get_ref());
+            let hint = format!(
+                "write `[{}.{table}.NAME]`, then the node's settings",
+                draft.name
+            );
+            diagnostics.push(Diagnostic::new(name.span(), message).hint(hint));
+            draft.is_whole = false;
+            continue;
+        };
+        check_name(&name, "node", diagnostics);
+        let settings = Spanned::new(value_span, settings);
+        match node::read(role, name, settings, registry, diagnostics) {
+            Some(node) => draft.nodes.push(node),
+            None => draft.is_whole = false,
+        }
+    }
+}
+
+/// Names become parts of file names and messages.
+fn check_name(name: &Spanned<String>, what: &str, diagnostics: &mut Vec<Diagnostic>) {
+    let text = name.get_ref();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if text.is_empty() || text.len() > 64 || !text.chars().all(is_plain) {
+        let message = format!("`{text}` cannot name a {what}");
+        let hint = "use up to 64 letters, digits, `_` and `-`";
+        diagnostics.push(Diagnostic::new(name.span(), message).hint(hint));
+    }
+}

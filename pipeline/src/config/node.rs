@@ -1,0 +1,402 @@
+//! Reads one node: takes the engine's keys off its table, deserializes the rest.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Diagnostic, of_toml, suggest};
+use crate::batch::BatchPolicy;
+use crate::edge::EdgeLimits;
+use crate::metrics::Role;
+use crate::registry::{Registry, Settings};
+
+/// The most workers that a node may have: each is a thread, and often a process.
+const MAX_WORKERS: usize = 256;
+
+/// A node as the file describes it.
+pub(crate) struct NodeDraft {
+    pub(crate) role: Role,
+    pub(crate) name: Spanned<String>,
+    pub(crate) kind: String,
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) workers: usize,
+    pub(crate) batch: BatchPolicy,
+    pub(crate) edge: EdgeLimits,
+    pub(crate) settings: Settings,
+    /// Where each setting's value stands, for errors that come later.
+    pub(crate) places: BTreeMap<String, Range<usize>>,
+    /// The settings as text, for the fingerprint.
+    pub(crate) canonical: String,
+}
+
+/// A name in `input`, and where it stands.
+pub(crate) type Input = Spanned<String>;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct BatchSettings {
+    max_items: Option<usize>,
+    max_pixels: Option<u64>,
+    max_tokens: Option<usize>,
+    max_wait_ms: Option<u64>,
+}
+
+/// Reads a node; `None` if something in it is wrong, which is then reported.
+pub(super) fn read(
+    role: Role,
+    name: Spanned<String>,
+    table: Spanned<DeTable<'_>>,
+    registry: &Registry,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<NodeDraft> {
+    let n_before = diagnostics.len();
+    let span = table.span();
+    let mut table = table.into_inner();
+    let kind = take(&mut table, "kind");
+    let inputs = read_inputs(role, &name, take(&mut table, "input"), diagnostics);
+    let workers = read_workers(role, take(&mut table, "workers"), diagnostics);
+    let batch = take(&mut table, "batch");
+    let batch_span = batch.as_ref().map(Spanned::span);
+    let batch = batch.map(|value| typed::<BatchSettings>(value, diagnostics).unwrap_or_default());
+    let edge = read_edge(take(&mut table, "edge"), diagnostics);
+    let Some(kind) = kind else {
+        let message = format!("{} `{}` has no `kind`", role.table(), name.get_ref());
+        let kinds = registry
+            .kinds()
+            .filter(|(_, kind)| kind.role == role)
+            .map(|(name, _)| name);
+        let hint = format!("add one of {}", list(kinds));
+        diagnostics.push(Diagnostic::new(name.span(), message).hint(hint));
+        return None;
+    };
+    let kind_span = kind.span();
+    let kind_name: String = typed(kind, diagnostics)?;
+    let Some(kind) = registry.get(&kind_name) else {
+        let message = format!("there is no {} of kind `{kind_name}`", role.table());
+        let kinds = registry
+            .kinds()
+            .filter(|(_, kind)| kind.role == role)
+            .map(|(name, _)| name);
+        let kinds: Vec<&str> = kinds.collect();
+        let hint = suggest(&kind_name, kinds, "known kinds");
+        diagnostics.push(Diagnostic::new(kind_span, message).hint(hint));
+        return None;
+    };
+    if kind.role != role {
+        let (is, should) = (kind.role.table(), role.table());
+        let message = format!("`{kind_name}` is a {is}, not a {should}");
+        let hint = format!(
+            "move the node to a `[PIPELINE.{is}.{}]` table",
+            name.get_ref()
+        );
+        diagnostics.push(Diagnostic::new(kind_span, message).hint(hint));
+        return None;
+    }
+    let places: BTreeMap<String, Range<usize>> = table
+        .iter()
+        .map(|(key, value)| (key.get_ref().to_string(), value.span()))
+        .collect();
+    let canonical = canonical(&table);
+    let settings = read_settings(&kind_name, table, span, &name, kind, diagnostics)?;
+    let batch = merge(settings.batch(), batch.unwrap_or_default());
+    if batch.max_items == 0 || batch.max_tokens == Some(0) || batch.max_pixels == Some(0) {
+        let message = "a batch must hold at least 1";
+        let hint = "leave the limit out, or give at least 1";
+        let span = batch_span.unwrap_or_else(|| name.span());
+        diagnostics.push(Diagnostic::new(span, message).hint(hint));
+    }
+    (diagnostics.len() == n_before).then_some(NodeDraft {
+        role,
+        name,
+        kind: kind_name,
+        inputs,
+        workers,
+        batch,
+        edge,
+        settings,
+        places,
+        canonical,
+    })
+}
+
+fn merge(default: BatchPolicy, given: BatchSettings) -> BatchPolicy {
+    BatchPolicy {
+        max_items: given.max_items.unwrap_or(default.max_items),
+        max_pixels: given.max_pixels.or(default.max_pixels),
+        max_tokens: given.max_tokens.or(default.max_tokens),
+        max_wait_ms: given.max_wait_ms.unwrap_or(default.max_wait_ms),
+    }
+}
+
+/// Takes a key off a table.
+fn take<'a>(table: &mut DeTable<'a>, key: &str) -> Option<Spanned<DeValue<'a>>> {
+    table.remove(key)
+}
+
+/// Deserializes one value; reports what is wrong with it.
+pub(super) fn typed<T: DeserializeOwned>(
+    value: Spanned<DeValue<'_>>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<T> {
+    let span = value.span();
+    match T::deserialize(value.into_deserializer()) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            let mut diagnostic = explain(&error);
+            if error.span().is_none() {
+                diagnostic.span = span;
+            }
+            diagnostics.push(diagnostic);
+            None
+        }
+    }
+}
+
+fn read_inputs(
+    role: Role,
+    name: &Spanned<String>,
+    value: Option<Spanned<DeValue<'_>>>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Vec<Input> {
+    let Some(value) = value else {
+        if role != Role::Source {
+            let message = format!("{} `{}` has no `input`", role.table(), name.get_ref());
+            let hint = "add `input = \"NAME\"` with the node that it takes from";
+            diagnostics.push(Diagnostic::new(name.span(), message).hint(hint));
+        }
+        return Vec::new();
+    };
+    let span = value.span();
+    if role == Role::Source {
+        let message = format!("source `{}` cannot have an `input`", name.get_ref());
+        diagnostics
+            .push(Diagnostic::new(span, message).hint("remove it, or make the node a stage"));
+        return Vec::new();
+    }
+    // The names keep their own places: the array is read value by value.
+    let values = match value.into_inner() {
+        DeValue::Array(values) => values.into_iter().collect(),
+        other => vec![Spanned::new(span.clone(), other)],
+    };
+    if values.is_empty() {
+        let hint = "name at least one node";
+        diagnostics.push(Diagnostic::new(span, "`input` is empty").hint(hint));
+    }
+    let mut inputs: Vec<Input> = Vec::new();
+    for value in values {
+        let span = value.span();
+        let Some(input) = typed::<String>(value, diagnostics) else {
+            continue;
+        };
+        if inputs.iter().any(|known| *known.get_ref() == input) {
+            let message = format!("`{input}` is named twice");
+            diagnostics.push(Diagnostic::new(span, message).hint("remove one of the two"));
+        } else {
+            inputs.push(Spanned::new(span, input));
+        }
+    }
+    inputs
+}
+
+fn read_workers(
+    role: Role,
+    value: Option<Spanned<DeValue<'_>>>,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> usize {
+    let Some(value) = value else { return 1 };
+    let span = value.span();
+    let Some(workers) = typed::<usize>(value, diagnostics) else {
+        return 1;
+    };
+    if !(1..=MAX_WORKERS).contains(&workers) {
+        let message = format!("`workers` must be between 1 and {MAX_WORKERS}");
+        let hint = "as many as the machine has cores is the most that helps";
+        diagnostics.push(Diagnostic::new(span, message).hint(hint));
+    } else if role != Role::Stage && workers != 1 {
+        let message = format!("a {} has one worker", role.table());
+        let hint = "remove `workers`; only stages have several";
+        diagnostics.push(Diagnostic::new(span, message).hint(hint));
+    }
+    workers
+}
+
+fn read_edge(value: Option<Spanned<DeValue<'_>>>, diagnostics: &mut Vec<Diagnostic>) -> EdgeLimits {
+    let Some(value) = value else {
+        return EdgeLimits::default();
+    };
+    let span = value.span();
+    let Some(edge) = typed::<EdgeLimits>(value, diagnostics) else {
+        return EdgeLimits::default();
+    };
+    if edge.max_items == 0 || edge.max_bytes == 0 {
+        let message = "an edge must hold at least 1 item and 1 byte";
+        let hint = "leave the limit out, or give at least 1";
+        diagnostics.push(Diagnostic::new(span, message).hint(hint));
+    }
+    edge
+}
+
+/// Deserializes a kind's settings. A setting that is wrong is reported and
+/// taken off, and the rest is read again, so that one run reports them all.
+fn read_settings(
+    kind_name: &str,
+    mut table: DeTable<'_>,
+    span: Range<usize>,
+    name: &Spanned<String>,
+    kind: &crate::registry::Kind,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<Settings> {
+    let mut found_any = false;
+    loop {
+        let error = match kind.parse(Spanned::new(span.clone(), table.clone())) {
+            Ok(settings) => return (!found_any).then_some(settings),
+            Err(error) => error,
+        };
+        let at = error.span().unwrap_or_else(|| span.clone());
+        let guilty = table
+            .iter()
+            .find(|(key, value)| contains(&key.span(), &at) || contains(&value.span(), &at))
+            .map(|(key, _)| key.get_ref().to_string());
+        let mut diagnostic = explain(&error);
+        match guilty {
+            Some(key) => {
+                if let Some(unknown) = quoted_after(error.message(), "unknown field ") {
+                    diagnostic.message = format!("`{kind_name}` has no setting `{unknown}`");
+                }
+                table.remove(key.as_str());
+            }
+            // An error about the table as a whole: a setting is missing. If one
+            // was taken off above, that may be why.
+            None if found_any => return None,
+            None => {
+                diagnostic.span = name.span();
+                if let Some(missing) = quoted_after(error.message(), "missing field ") {
+                    diagnostic.message =
+                        format!("`{}` needs the setting `{missing}`", name.get_ref());
+                    let example = example_line(kind.example, missing);
+                    diagnostic.hint = Some(format!("add a line such as `{example}`"));
+                }
+                diagnostics.push(diagnostic);
+                return None;
+            }
+        }
+        diagnostics.push(diagnostic);
+        found_any = true;
+    }
+}
+
+fn contains(outer: &Range<usize>, inner: &Range<usize>) -> bool {
+    outer.start <= inner.start && inner.end <= outer.end
+}
+
+/// The line of an example that sets `key`.
+fn example_line(example: &str, key: &str) -> String {
+    let line = example.lines().map(str::trim).find(|line| {
+        line.strip_prefix(key)
+            .is_some_and(|rest| rest.trim_start().starts_with('='))
+    });
+    line.map_or_else(|| format!("{key} = ..."), str::to_owned)
+}
+
+/// Turns serde's words into a message and a remedy.
+fn explain(error: &toml::de::Error) -> Diagnostic {
+    let mut diagnostic = of_toml(error);
+    let message = diagnostic.message.clone();
+    for (begins, what) in [("unknown field ", "key"), ("unknown variant ", "value")] {
+        let Some(unknown) = quoted_after(&message, begins) else {
+            continue;
+        };
+        let known = quoted(&message[begins.len() + unknown.len() + 2..]);
+        diagnostic.message = format!("unknown {what} `{unknown}`");
+        let choices = if what == "key" {
+            "known keys"
+        } else {
+            "choose from"
+        };
+        diagnostic.hint = Some(suggest(unknown, known, choices));
+        return diagnostic;
+    }
+    if let Some((found, expected)) = message
+        .strip_prefix("invalid type: ")
+        .and_then(|rest| rest.split_once(", expected "))
+    {
+        diagnostic.message = format!("this is {}, but must be {expected}", with_article(found));
+        diagnostic.hint = Some(format!("write {expected}"));
+    } else if let Some((found, expected)) = message
+        .strip_prefix("invalid value: ")
+        .and_then(|rest| rest.split_once(", expected "))
+    {
+        diagnostic.message = format!("{found} is out of range, it must be {expected}");
+        diagnostic.hint = Some(format!("write {expected}"));
+    }
+    diagnostic
+}
+
+fn with_article(found: &str) -> String {
+    match found.split_whitespace().next() {
+        Some("integer") => format!("an {found}"),
+        _ => format!("a {found}"),
+    }
+}
+
+/// The text between backticks that follows `begin`.
+fn quoted_after<'a>(message: &'a str, begin: &str) -> Option<&'a str> {
+    message
+        .strip_prefix(begin)?
+        .strip_prefix('`')?
+        .split('`')
+        .next()
+}
+
+/// Everything between backticks.
+fn quoted(message: &str) -> Vec<&str> {
+    message.split('`').skip(1).step_by(2).collect()
+}
+
+fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    names
+        .into_iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// The settings as one text that does not depend on their order or layout.
+fn canonical(table: &DeTable<'_>) -> String {
+    let mut text = String::new();
+    for (key, value) in table {
+        text.push_str(key.get_ref());
+        text.push('=');
+        canonical_value(value.get_ref(), &mut text);
+        text.push(';');
+    }
+    text
+}
+
+fn canonical_value(value: &DeValue<'_>, text: &mut String) {
+    use std::fmt::Write as _;
+    match value {
+        DeValue::String(string) => _ = write!(text, "{string:?}"),
+        DeValue::Integer(number) => _ = write!(text, "{number}"),
+        DeValue::Float(number) => _ = write!(text, "{number}"),
+        DeValue::Boolean(flag) => _ = write!(text, "{flag}"),
+        DeValue::Datetime(time) => _ = write!(text, "{time}"),
+        DeValue::Array(values) => {
+            text.push('[');
+            for value in values.iter() {
+                canonical_value(value.get_ref(), text);
+                text.push(',');
+            }
+            text.push(']');
+        }
+        DeValue::Table(table) => {
+            text.push('{');
+            text.push_str(&canonical(table));
+            text.push('}');
+        }
+    }
+}

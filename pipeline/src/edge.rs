@@ -1,0 +1,462 @@
+//! Bounded edges: a queue between two nodes that holds so many items and bytes.
+//!
+//! The items of all edges into one node travel through one channel, which lets
+//! any number of workers take from it. Each edge has a [`Budget`] of its own:
+//! a sender reserves room before it sends, and the room is free again when a
+//! worker takes the item off the queue. An item larger than the whole budget
+//! passes when the edge is empty, so nothing can be too large to move.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use serde::Deserialize;
+use tokio::sync::Notify;
+
+use crate::document::Document;
+use crate::error::StageError;
+use crate::item::Item;
+
+/// How long a blocked thread sleeps before it looks whether the run was cancelled.
+const CANCEL_CHECK: Duration = Duration::from_millis(50);
+
+/// What an edge may hold: the engine's key `edge`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EdgeLimits {
+    /// Items that may wait.
+    pub max_items: usize,
+    /// Bytes that the waiting items may hold.
+    pub max_bytes: usize,
+}
+
+impl Default for EdgeLimits {
+    /// 64 items or 64 MiB: some twenty pages at 1024 px.
+    fn default() -> Self {
+        Self {
+            max_items: 64,
+            max_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Asks a run to stop: shared by every edge and node of it.
+#[derive(Debug, Default)]
+pub(crate) struct Stop {
+    draining: AtomicBool,
+    cancelled: AtomicBool,
+    changed: Notify,
+}
+
+impl Stop {
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        self.drain();
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Waits until the run drains or is cancelled.
+    pub(crate) async fn draining(&self) {
+        self.wait_until(|| self.is_draining()).await;
+    }
+
+    /// Waits until the run is cancelled.
+    pub(crate) async fn cancelled(&self) {
+        self.wait_until(|| self.is_cancelled()).await;
+    }
+
+    async fn wait_until(&self, reached: impl Fn() -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if reached() {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    items: usize,
+    bytes: usize,
+    /// Senders asleep: a taker wakes one only if there is one.
+    sleepers: usize,
+}
+
+/// The room of one edge.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limits: EdgeLimits,
+    held: Mutex<Held>,
+    room: Condvar,
+    room_async: Notify,
+}
+
+impl Budget {
+    pub(crate) fn new(limits: EdgeLimits) -> Self {
+        Self {
+            limits,
+            held: Mutex::default(),
+            room: Condvar::new(),
+            room_async: Notify::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether an item of `n_bytes` fits now.
+    fn fits(&self, held: &Held, n_bytes: usize) -> bool {
+        held.items == 0
+            || (held.items < self.limits.max_items
+                && held.bytes.saturating_add(n_bytes) <= self.limits.max_bytes)
+    }
+
+    fn try_reserve(&self, n_bytes: usize) -> bool {
+        let mut held = self.lock();
+        let fits = self.fits(&held, n_bytes);
+        if fits {
+            held.items += 1;
+            held.bytes = held.bytes.saturating_add(n_bytes);
+        }
+        fits
+    }
+
+    /// Blocks until there is room for `n_bytes` and, if `take`, reserves it.
+    /// Returns how long it waited.
+    fn wait(&self, n_bytes: usize, take: bool, stop: &Stop) -> Result<Duration, StageError> {
+        let mut held = self.lock();
+        let mut waited = Duration::ZERO;
+        if !self.fits(&held, n_bytes) {
+            let since = Instant::now();
+            held.sleepers += 1;
+            while !self.fits(&held, n_bytes) && !stop.is_cancelled() {
+                held = self
+                    .room
+                    .wait_timeout(held, CANCEL_CHECK)
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .0;
+            }
+            held.sleepers -= 1;
+            waited = since.elapsed();
+        }
+        if stop.is_cancelled() {
+            return Err(StageError::Cancelled);
+        }
+        if take {
+            held.items += 1;
+            held.bytes = held.bytes.saturating_add(n_bytes);
+        }
+        Ok(waited)
+    }
+
+    async fn reserve_async(&self, n_bytes: usize, stop: &Stop) -> Result<Duration, StageError> {
+        if stop.is_cancelled() {
+            return Err(StageError::Cancelled);
+        }
+        if self.try_reserve(n_bytes) {
+            return Ok(Duration::ZERO);
+        }
+        let since = Instant::now();
+        loop {
+            let room = self.room_async.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            if self.try_reserve(n_bytes) {
+                return Ok(since.elapsed());
+            }
+            tokio::select! {
+                () = room => {}
+                () = stop.cancelled() => return Err(StageError::Cancelled),
+            }
+        }
+    }
+
+    fn release(&self, n_bytes: usize) {
+        let mut held = self.lock();
+        held.items = held.items.saturating_sub(1);
+        held.bytes = held.bytes.saturating_sub(n_bytes);
+        let sleepers = held.sleepers;
+        drop(held);
+        // Sleepers want different amounts of room: each looks for itself.
+        if sleepers > 0 {
+            self.room.notify_all();
+        }
+        self.room_async.notify_waiters();
+    }
+
+    /// Items and bytes that wait now.
+    #[cfg(test)]
+    fn held(&self) -> (usize, usize) {
+        let held = self.lock();
+        (held.items, held.bytes)
+    }
+}
+
+/// What travels through a node's channel.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// An item and the budget that it occupies.
+    Item {
+        item: Item,
+        n_bytes: usize,
+        budget: Arc<Budget>,
+    },
+    /// To sinks only: every item of the document has been sent.
+    Ended(Arc<Document>),
+}
+
+/// The receiving end of a node: one channel, whatever number of edges.
+#[derive(Debug, Clone)]
+pub(crate) struct Inbox {
+    pub(crate) receiver: Receiver<Message>,
+    /// Wakes a sink's task; a worker's thread waits on the channel itself.
+    pub(crate) arrived: Arc<Notify>,
+}
+
+/// Makes a node's channel. The sender is cloned for each edge.
+pub(crate) fn inbox() -> (Mailbox, Inbox) {
+    let (sender, receiver) = unbounded(); // Bounded by the budgets of the edges.
+    let arrived = Arc::new(Notify::new());
+    (
+        Mailbox {
+            sender: Some(sender),
+            arrived: Arc::clone(&arrived),
+        },
+        Inbox { receiver, arrived },
+    )
+}
+
+/// The sending end of a node's channel, without a budget.
+#[derive(Debug, Clone)]
+pub(crate) struct Mailbox {
+    sender: Option<Sender<Message>>,
+    arrived: Arc<Notify>,
+}
+
+impl Mailbox {
+    /// Puts a message in; false when the node is gone.
+    pub(crate) fn put(&self, message: Message) -> bool {
+        let sent = self
+            .sender
+            .as_ref()
+            .is_some_and(|sender| sender.send(message).is_ok());
+        self.arrived.notify_one();
+        sent
+    }
+}
+
+impl Drop for Mailbox {
+    fn drop(&mut self) {
+        // Disconnect first, then wake the task, so that it sees the end.
+        self.sender = None;
+        self.arrived.notify_one();
+    }
+}
+
+/// The sending end of one edge.
+#[derive(Debug, Clone)]
+pub(crate) struct EdgeSender {
+    pub(crate) mailbox: Mailbox,
+    pub(crate) budget: Arc<Budget>,
+    /// Fields that some node further on looks at; the others are let go here.
+    pub(crate) carries: Arc<Carries>,
+    pub(crate) stop: Arc<Stop>,
+}
+
+/// Which fields an edge carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Carries {
+    /// Whatever the items have.
+    All,
+    /// Those that somebody reads.
+    Only(BTreeSet<Cow<'static, str>>),
+}
+
+impl EdgeSender {
+    fn prepare(&self, mut item: Item) -> (Item, usize) {
+        if let Carries::Only(names) = self.carries.as_ref() {
+            item.retain(|name| names.contains(name));
+        }
+        let n_bytes = item.n_bytes();
+        (item, n_bytes)
+    }
+
+    fn put(&self, item: Item, n_bytes: usize) -> Result<(), StageError> {
+        let budget = Arc::clone(&self.budget);
+        if self.mailbox.put(Message::Item {
+            item,
+            n_bytes,
+            budget,
+        }) {
+            Ok(())
+        } else {
+            Err(StageError::Cancelled) // The node that read here has stopped the run.
+        }
+    }
+
+    /// Sends an item; blocks while the edge is full. Returns how long it waited.
+    pub(crate) fn send(&self, item: Item) -> Result<Duration, StageError> {
+        let (item, n_bytes) = self.prepare(item);
+        let waited = self.budget.wait(n_bytes, true, &self.stop)?;
+        self.put(item, n_bytes)?;
+        Ok(waited)
+    }
+
+    /// The same for a task.
+    pub(crate) async fn send_async(&self, item: Item) -> Result<Duration, StageError> {
+        let (item, n_bytes) = self.prepare(item);
+        let waited = self.budget.reserve_async(n_bytes, &self.stop).await?;
+        self.put(item, n_bytes)?;
+        Ok(waited)
+    }
+
+    /// Blocks until the edge has room for something. Returns how long it waited.
+    pub(crate) fn wait_for_room(&self) -> Result<Duration, StageError> {
+        self.budget.wait(0, false, &self.stop)
+    }
+}
+
+impl Message {
+    /// Takes the item off the edge and gives its room back.
+    pub(crate) fn take(self) -> Taken {
+        match self {
+            Self::Item {
+                item,
+                n_bytes,
+                budget,
+            } => {
+                budget.release(n_bytes);
+                Taken::Item(item)
+            }
+            Self::Ended(document) => Taken::Ended(document),
+        }
+    }
+}
+
+/// A message off the queue.
+pub(crate) enum Taken {
+    Item(Item),
+    Ended(Arc<Document>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn edge(max_items: usize, max_bytes: usize) -> (EdgeSender, Inbox) {
+        let (mailbox, inbox) = inbox();
+        let sender = EdgeSender {
+            mailbox,
+            budget: Arc::new(Budget::new(EdgeLimits {
+                max_items,
+                max_bytes,
+            })),
+            carries: Arc::new(Carries::All),
+            stop: Arc::default(),
+        };
+        (sender, inbox)
+    }
+
+    fn item(n_bytes: usize) -> Item {
+        let record = Item::of_text("a", "").n_bytes();
+        Item::of_text("a", &"x".repeat(n_bytes - record))
+    }
+
+    #[test]
+    fn an_edge_is_full_at_its_items_or_its_bytes_whichever_comes_first() {
+        let (sender, _inbox) = edge(2, 1000);
+        sender.send(item(400)).expect("empty");
+        assert!(!sender.budget.try_reserve(601), "over the bytes");
+        sender.send(item(400)).expect("room for a second");
+        assert!(!sender.budget.try_reserve(1), "over the items");
+        assert_eq!(sender.budget.held(), (2, 800));
+    }
+
+    #[test]
+    fn an_item_larger_than_the_budget_passes_when_the_edge_is_empty() {
+        let (sender, inbox) = edge(8, 1000);
+        sender.send(item(5000)).expect("passes alone");
+        assert!(!sender.budget.try_reserve(1));
+        inbox.receiver.recv().expect("sent").take();
+        assert_eq!(sender.budget.held(), (0, 0));
+    }
+
+    #[test]
+    fn a_full_edge_blocks_until_something_is_taken() {
+        let (sender, inbox) = edge(1, 1 << 20);
+        sender.send(item(200)).expect("empty");
+        std::thread::scope(|scope| {
+            let blocked = scope.spawn(|| sender.send(item(300)));
+            // Taking what is there is what lets the second one in.
+            inbox.receiver.recv().expect("the first").take();
+            blocked.join().expect("no panic").expect("room was made");
+        });
+        assert_eq!(sender.budget.held(), (1, 300));
+    }
+
+    #[test]
+    fn a_cancelled_run_wakes_a_blocked_sender() {
+        let (sender, _inbox) = edge(1, 1 << 20);
+        sender.send(item(200)).expect("empty");
+        std::thread::scope(|scope| {
+            let blocked = scope.spawn(|| sender.send(item(200)));
+            sender.stop.cancel();
+            assert!(matches!(
+                blocked.join().expect("no panic"),
+                Err(StageError::Cancelled)
+            ));
+        });
+    }
+
+    #[tokio::test]
+    async fn a_task_waits_for_room_as_a_thread_does() {
+        let (sender, inbox) = edge(1, 1 << 20);
+        sender.send_async(item(200)).await.expect("empty");
+        let taker = tokio::task::spawn_blocking(move || {
+            inbox.receiver.recv().expect("the first").take();
+            inbox
+        });
+        sender.send_async(item(200)).await.expect("room was made");
+        drop(taker.await.expect("no panic"));
+        assert!(matches!(
+            sender.send_async(item(150)).await,
+            Err(StageError::Cancelled) | Ok(_)
+        ));
+    }
+
+    #[test]
+    fn an_edge_carries_only_the_fields_that_somebody_reads() {
+        let (mut sender, inbox) = edge(8, 1 << 20);
+        sender.carries = Arc::new(Carries::Only(BTreeSet::from(["text".into()])));
+        sender
+            .send(item(200).with("image_caption", "big"))
+            .expect("empty");
+        let Taken::Item(item) = inbox.receiver.recv().expect("sent").take() else {
+            panic!("an item was sent");
+        };
+        assert_eq!(
+            item.fields().map(|(name, _)| name).collect::<Vec<_>>(),
+            ["text"]
+        );
+    }
+}

@@ -1,0 +1,498 @@
+//! The checked graph: who reads whom, and which fields travel along each edge.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::batch::BatchPolicy;
+use crate::config::{Diagnostic, Input, PipelineDraft, suggest};
+use crate::edge::{Carries, EdgeLimits};
+use crate::error::FieldError;
+use crate::fields::{Cardinality, FieldSet, Fields};
+use crate::metrics::Role;
+use crate::registry::Settings;
+use crate::stage::{Resources, Sink, Source, Stage};
+
+/// A pipeline whose graph is sound. Its nodes stand in the order in which data
+/// flows: every node after those that it reads.
+pub struct Graph {
+    pub(crate) name: String,
+    description: Option<String>,
+    dead_letters: PathBuf,
+    nodes: Vec<GraphNode>,
+}
+
+/// One node of a [`Graph`].
+pub struct GraphNode {
+    name: String,
+    role: Role,
+    kind: String,
+    inputs: Vec<usize>,
+    workers: usize,
+    batch: BatchPolicy,
+    edge: EdgeLimits,
+    fields: Fields,
+    input: FieldSet,
+    output: FieldSet,
+    carries: Arc<Carries>,
+    settings: Settings,
+    places: BTreeMap<String, Range<usize>>,
+    span: Range<usize>,
+    canonical: String,
+}
+
+impl GraphNode {
+    /// Name in the pipeline.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+    /// Source, stage or sink.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+    /// The value of `kind`.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+    /// Places in [`Graph::nodes`] of the nodes that it takes from.
+    pub fn inputs(&self) -> &[usize] {
+        &self.inputs
+    }
+    /// Threads that work on it.
+    pub fn workers(&self) -> usize {
+        self.workers
+    }
+    /// How its batches are formed.
+    pub fn batch(&self) -> BatchPolicy {
+        self.batch
+    }
+    /// Items out for items in.
+    pub fn cardinality(&self) -> Cardinality {
+        self.fields.cardinality
+    }
+    /// The fields that reach it.
+    pub fn input(&self) -> &FieldSet {
+        &self.input
+    }
+    /// The fields that leave it.
+    pub fn output(&self) -> &FieldSet {
+        &self.output
+    }
+    /// The fields that it must have.
+    pub fn reads(&self) -> impl Iterator<Item = &str> {
+        self.fields.reads.iter().map(|field| field.name.as_ref())
+    }
+    /// Its settings, if it is of the kind that `C` configures: how `search`
+    /// finds the table.
+    pub fn settings<C: 'static>(&self) -> Option<&C> {
+        self.settings.downcast()
+    }
+    /// The fields that its input edges carry: those that somebody looks at.
+    pub fn carried(&self) -> Vec<&str> {
+        match self.carries.as_ref() {
+            Carries::All => self.input.names().collect(),
+            Carries::Only(names) => names.iter().map(AsRef::as_ref).collect(),
+        }
+    }
+}
+
+/// A pipeline that is ready to run; see [`Pipeline::run`].
+pub struct Pipeline {
+    pub(crate) name: String,
+    pub(crate) dead_letters: PathBuf,
+    pub(crate) fingerprint: String,
+    pub(crate) nodes: Vec<Node>,
+}
+
+/// A node that is ready to run.
+pub(crate) struct Node {
+    pub(crate) name: Arc<str>,
+    pub(crate) inputs: Vec<usize>,
+    pub(crate) workers: usize,
+    pub(crate) batch: BatchPolicy,
+    pub(crate) edge: EdgeLimits,
+    pub(crate) input: FieldSet,
+    pub(crate) carries: Arc<Carries>,
+    pub(crate) work: Work,
+}
+
+/// Makes a stage anew after it panicked.
+pub(crate) type Rebuild = dyn Fn() -> Result<Box<dyn Stage>, FieldError> + Send + Sync;
+
+/// What a node runs.
+pub(crate) enum Work {
+    Source(Box<dyn Source>),
+    Stage {
+        workers: Vec<Box<dyn Stage>>,
+        rebuild: Arc<Rebuild>,
+    },
+    Sink(Box<dyn Sink>),
+}
+
+impl Node {
+    pub(crate) fn role(&self) -> Role {
+        match self.work {
+            Work::Source(_) => Role::Source,
+            Work::Stage { .. } => Role::Stage,
+            Work::Sink(_) => Role::Sink,
+        }
+    }
+}
+
+impl Graph {
+    /// Name of the pipeline.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the file says that it is for.
+    pub fn description(&self) -> Option<&str> {
+        self.description.as_deref()
+    }
+
+    /// The folder that takes its dead letters.
+    pub fn dead_letters(&self) -> &std::path::Path {
+        &self.dead_letters
+    }
+
+    /// The nodes in the order in which data flows.
+    pub fn nodes(&self) -> &[GraphNode] {
+        &self.nodes
+    }
+
+    /// Hash of what makes the rows: the stages, their settings and their order.
+    /// Sources, sinks, workers and batches do not count.
+    pub fn fingerprint(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for node in self.nodes.iter().filter(|node| node.role == Role::Stage) {
+            hasher.update(node.kind.as_bytes());
+            hasher.update(node.canonical.as_bytes());
+            for input in &node.inputs {
+                hasher.update(self.nodes[*input].name.as_bytes());
+            }
+            hasher.update(b"\n");
+        }
+        hasher.finalize().to_hex()[..16].to_owned()
+    }
+
+    /// Builds every node.
+    pub(crate) fn build(&self, resources: &Resources) -> Result<Pipeline, Vec<Diagnostic>> {
+        let (mut nodes, mut diagnostics) = (Vec::new(), Vec::new());
+        for node in &self.nodes {
+            match build_work(node, resources) {
+                Ok(work) => nodes.push(Node {
+                    name: node.name.as_str().into(),
+                    inputs: node.inputs.clone(),
+                    workers: node.workers,
+                    batch: node.batch,
+                    edge: node.edge,
+                    input: node.input.clone(),
+                    carries: Arc::clone(&node.carries),
+                    work,
+                }),
+                Err(error) => {
+                    let span = node.places.get(error.field).unwrap_or(&node.span).clone();
+                    diagnostics.push(Diagnostic::new(span, error.to_string()).hint(error.hint));
+                }
+            }
+        }
+        if !diagnostics.is_empty() {
+            return Err(diagnostics);
+        }
+        Ok(Pipeline {
+            name: self.name.clone(),
+            dead_letters: self.dead_letters.clone(),
+            fingerprint: self.fingerprint(),
+            nodes,
+        })
+    }
+}
+
+fn build_work(node: &GraphNode, resources: &Resources) -> Result<Work, FieldError> {
+    Ok(match &node.settings {
+        Settings::Source(config) => Work::Source(config.build(resources)?),
+        Settings::Sink(config) => Work::Sink(config.build(resources)?),
+        Settings::Stage(config) => {
+            let workers: Result<_, _> =
+                (0..node.workers).map(|_| config.build(resources)).collect();
+            let (config, resources) = (Arc::clone(config), resources.clone());
+            Work::Stage {
+                workers: workers?,
+                rebuild: Arc::new(move || config.build(&resources)),
+            }
+        }
+    })
+}
+
+/// Checks a draft's graph; `None` if something is wrong, which is then reported.
+pub(crate) fn check(draft: PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> Option<Graph> {
+    let n_before = diagnostics.len();
+    let is_whole = draft.is_whole;
+    let links = link(&draft, diagnostics);
+    if is_whole {
+        check_ends(&draft, &links, diagnostics);
+    }
+    let order = sort(&draft, &links, diagnostics);
+    if diagnostics.len() > n_before || !is_whole {
+        return None; // What travels along edges that are not there is a guess.
+    }
+    let mut graph = assemble(draft, &links, &order);
+    check_fields(&mut graph, diagnostics);
+    if diagnostics.len() > n_before {
+        return None;
+    }
+    carry(&mut graph);
+    Some(graph.graph)
+}
+
+/// For each node, the places of its inputs.
+type Links = Vec<Vec<usize>>;
+
+fn link(draft: &PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> Links {
+    let mut by_name: BTreeMap<&str, usize> = BTreeMap::new();
+    for (index, node) in draft.nodes.iter().enumerate() {
+        let name = node.name.get_ref().as_str();
+        if let Some(first) = by_name.insert(name, index) {
+            let (first, second) = (draft.nodes[first].role, node.role);
+            let message = format!(
+                "`{name}` names a {} and a {}",
+                first.table(),
+                second.table()
+            );
+            let hint = "give one of them another name";
+            diagnostics.push(Diagnostic::new(node.name.span(), message).hint(hint));
+        }
+    }
+    let resolve = |input: &Input, diagnostics: &mut Vec<Diagnostic>| {
+        let name = input.get_ref().as_str();
+        let found = by_name.get(name).copied();
+        match found.map(|index| draft.nodes[index].role) {
+            Some(Role::Sink) => {
+                let message = format!("`{name}` is a sink and sends nothing on");
+                let hint = "take from the node that the sink takes from";
+                diagnostics.push(Diagnostic::new(input.span(), message).hint(hint));
+                None
+            }
+            Some(_) => found,
+            // It may be a node that was left out because its settings are wrong.
+            None if !draft.is_whole => None,
+            None => {
+                let names = draft.nodes.iter().filter(|node| node.role != Role::Sink);
+                let names: Vec<&str> = names.map(|node| node.name.get_ref().as_str()).collect();
+                let message = format!("there is no node `{name}`");
+                let hint = suggest(name, names, "nodes");
+                diagnostics.push(Diagnostic::new(input.span(), message).hint(hint));
+                None
+            }
+        }
+    };
+    let inputs = draft.nodes.iter().map(|node| &node.inputs);
+    inputs
+        .map(|inputs| {
+            inputs
+                .iter()
+                .filter_map(|input| resolve(input, diagnostics))
+                .collect()
+        })
+        .collect()
+}
+
+/// Every pipeline has a source and a sink, and nothing is made that nobody reads.
+fn check_ends(draft: &PipelineDraft, links: &Links, diagnostics: &mut Vec<Diagnostic>) {
+    for role in [Role::Source, Role::Sink] {
+        if !draft.nodes.iter().any(|node| node.role == role) {
+            let message = format!("pipeline `{}` has no {}", draft.name, role.table());
+            let hint = format!("add a `[{}.{}.NAME]` table", draft.name, role.table());
+            diagnostics.push(Diagnostic::new(draft.span.clone(), message).hint(hint));
+        }
+    }
+    for (index, node) in draft.nodes.iter().enumerate() {
+        let is_read = links.iter().any(|inputs| inputs.contains(&index));
+        if node.role != Role::Sink && !is_read {
+            let name = node.name.get_ref();
+            let message = format!("no node takes from {} `{name}`", node.role.table());
+            let hint = format!("name it in the `input` of another node, or remove `{name}`");
+            diagnostics.push(Diagnostic::new(node.name.span(), message).hint(hint));
+        }
+    }
+}
+
+/// The nodes in an order in which each stands after its inputs.
+fn sort(draft: &PipelineDraft, links: &Links, diagnostics: &mut Vec<Diagnostic>) -> Vec<usize> {
+    let mut order: Vec<usize> = Vec::new();
+    let mut left: Vec<usize> = (0..draft.nodes.len()).collect();
+    while !left.is_empty() {
+        let ready = left
+            .iter()
+            .position(|node| links[*node].iter().all(|i| order.contains(i)));
+        match ready {
+            Some(place) => order.push(left.remove(place)),
+            None => {
+                report_cycle(draft, links, &left, diagnostics);
+                return order;
+            }
+        }
+    }
+    order
+}
+
+/// Follows inputs among the nodes that are left until one comes round again.
+fn report_cycle(
+    draft: &PipelineDraft,
+    links: &Links,
+    left: &[usize],
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let (mut path, mut node) = (Vec::new(), left[0]);
+    while !path.contains(&node) {
+        path.push(node);
+        let next = links[node].iter().find(|input| left.contains(input));
+        node = *next.expect("a node that is left waits for another that is left");
+    }
+    let start = path
+        .iter()
+        .position(|known| *known == node)
+        .expect("it came round");
+    let mut names: Vec<String> = path[start..]
+        .iter()
+        .map(|n| format!("`{}`", draft.nodes[*n].name.get_ref()))
+        .collect();
+    names.push(names[0].clone());
+    names.reverse(); // Inputs were followed backwards; data flows forwards.
+    let message = format!("the graph goes round in a circle: {}", names.join(" -> "));
+    let span = draft.nodes[node]
+        .inputs
+        .first()
+        .map_or(draft.nodes[node].name.span(), Input::span);
+    let hint = "a pipeline flows from sources to sinks; take one of these inputs away";
+    diagnostics.push(Diagnostic::new(span, message).hint(hint));
+}
+
+/// A graph on its way, with the places of each node's inputs in the file.
+struct Assembled {
+    graph: Graph,
+    input_spans: Vec<Vec<Range<usize>>>,
+}
+
+fn assemble(draft: PipelineDraft, links: &Links, order: &[usize]) -> Assembled {
+    let mut place_of = vec![0; order.len()];
+    for (place, index) in order.iter().enumerate() {
+        place_of[*index] = place;
+    }
+    let mut drafts: Vec<Option<_>> = draft.nodes.into_iter().map(Some).collect();
+    let (mut nodes, mut input_spans) = (Vec::new(), Vec::new());
+    for index in order {
+        let node = drafts[*index]
+            .take()
+            .expect("each index stands in the order once");
+        input_spans.push(node.inputs.iter().map(Input::span).collect());
+        nodes.push(GraphNode {
+            span: node.name.span(),
+            name: node.name.into_inner(),
+            role: node.role,
+            kind: node.kind,
+            inputs: links[*index].iter().map(|input| place_of[*input]).collect(),
+            workers: node.workers,
+            batch: node.batch,
+            edge: node.edge,
+            fields: node.settings.fields(),
+            input: FieldSet::default(),
+            output: FieldSet::default(),
+            carries: Arc::new(Carries::All),
+            settings: node.settings,
+            places: node.places,
+            canonical: node.canonical,
+        });
+    }
+    let graph = Graph {
+        name: draft.name,
+        description: draft.description,
+        dead_letters: draft.dead_letters,
+        nodes,
+    };
+    Assembled { graph, input_spans }
+}
+
+/// Carries the field set along every edge, as a query planner carries a schema.
+fn check_fields(assembled: &mut Assembled, diagnostics: &mut Vec<Diagnostic>) {
+    let nodes = &mut assembled.graph.nodes;
+    for place in 0..nodes.len() {
+        let (before, rest) = nodes.split_at_mut(place);
+        let node = &mut rest[0];
+        let mut input = FieldSet::default();
+        for (number, from) in node.inputs.iter().enumerate() {
+            let (from, span) = (&before[*from], &assembled.input_spans[place][number]);
+            for wanted in &node.fields.reads {
+                let problem = match from.output.get(&wanted.name) {
+                    Some(ty) if ty == wanted.ty => continue,
+                    Some(ty) => format!("as {ty}, not as {}", wanted.ty),
+                    None => String::new(),
+                };
+                let (role, name, field) = (node.role.table(), &node.name, &wanted.name);
+                let message = if problem.is_empty() {
+                    format!(
+                        "{role} `{name}` reads `{field}`, which `{}` does not provide",
+                        from.name
+                    )
+                } else {
+                    format!(
+                        "{role} `{name}` reads `{field}`, which `{}` provides {problem}",
+                        from.name
+                    )
+                };
+                let providers = before
+                    .iter()
+                    .filter(|n| n.output.get(field) == Some(wanted.ty));
+                let providers: Vec<String> = providers.map(|n| format!("`{}`", n.name)).collect();
+                let hint = match providers.as_slice() {
+                    [] => format!("put a stage before it that adds `{field}`"),
+                    [one] => format!("{one} does: take from it"),
+                    many => format!("{} do: take from one of them", many.join(", ")),
+                };
+                diagnostics.push(Diagnostic::new(span.clone(), message).hint(hint));
+            }
+            for (field, ty) in from.output.iter() {
+                if let Some(other) = input.get(field).filter(|other| *other != ty) {
+                    let message = format!(
+                        "`{field}` reaches `{}` as {other} from one input and as {ty} from `{}`",
+                        node.name, from.name
+                    );
+                    let hint = "make both inputs provide the same type";
+                    diagnostics.push(Diagnostic::new(span.clone(), message).hint(hint));
+                }
+                input.insert(crate::fields::Field {
+                    name: Cow::Owned(field.to_owned()),
+                    ty,
+                });
+            }
+        }
+        node.output = node.fields.output(&input);
+        node.input = input;
+    }
+}
+
+/// Works out backwards which fields each edge must carry: those that a node
+/// further on looks at. The others are let go as early as possible.
+fn carry(assembled: &mut Assembled) {
+    let nodes = &mut assembled.graph.nodes;
+    let mut needed: Vec<BTreeSet<Cow<'static, str>>> = vec![BTreeSet::new(); nodes.len()];
+    for place in (0..nodes.len()).rev() {
+        let node = &nodes[place];
+        let mut names = std::mem::take(&mut needed[place]);
+        for field in &node.fields.adds {
+            names.remove(&field.name);
+        }
+        let looked_at = node
+            .input
+            .iter()
+            .filter(|(name, ty)| node.fields.looks_at(name, *ty));
+        names.extend(looked_at.map(|(name, _)| Cow::Owned(name.to_owned())));
+        for input in node.inputs.clone() {
+            // A field that a node replaces only sometimes must reach it too.
+            needed[input].extend(names.iter().cloned());
+        }
+        nodes[place].carries = Arc::new(Carries::Only(names));
+    }
+}

@@ -1,0 +1,204 @@
+//! The kinds that a configuration may name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::de::IntoDeserializer;
+use toml::Spanned;
+use toml::de::DeTable;
+
+use crate::batch::BatchPolicy;
+use crate::error::FieldError;
+use crate::fields::Fields;
+use crate::metrics::Role;
+use crate::stage::{Resources, Sink, SinkConfig, Source, SourceConfig, Stage, StageConfig};
+
+/// Every kind of source, stage and sink, by the name that TOML gives it.
+///
+/// Each crate registers its kinds with one line each; a program adds its own
+/// the same way.
+#[derive(Clone, Default)]
+pub struct Registry {
+    kinds: BTreeMap<&'static str, Kind>,
+}
+
+/// What the registry knows of one kind.
+#[derive(Clone)]
+pub struct Kind {
+    /// Source, stage or sink.
+    pub role: Role,
+    /// One line on what it does.
+    pub about: &'static str,
+    /// Settings that build, as TOML.
+    pub example: &'static str,
+    parse: fn(Spanned<DeTable<'_>>) -> Result<Settings, toml::de::Error>,
+}
+
+impl Registry {
+    /// A registry without kinds.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a kind of source.
+    #[must_use]
+    pub fn source<C: SourceConfig>(self) -> Self {
+        let kind = Kind {
+            role: Role::Source,
+            about: C::ABOUT,
+            example: C::EXAMPLE,
+            parse: |table| {
+                Ok(Settings::Source(Arc::new(C::deserialize(
+                    table.into_deserializer(),
+                )?)))
+            },
+        };
+        self.with(C::KIND, kind)
+    }
+
+    /// Adds a kind of stage.
+    #[must_use]
+    pub fn stage<C: StageConfig>(self) -> Self {
+        let kind = Kind {
+            role: Role::Stage,
+            about: C::ABOUT,
+            example: C::EXAMPLE,
+            parse: |table| {
+                Ok(Settings::Stage(Arc::new(C::deserialize(
+                    table.into_deserializer(),
+                )?)))
+            },
+        };
+        self.with(C::KIND, kind)
+    }
+
+    /// Adds a kind of sink.
+    #[must_use]
+    pub fn sink<C: SinkConfig>(self) -> Self {
+        let kind = Kind {
+            role: Role::Sink,
+            about: C::ABOUT,
+            example: C::EXAMPLE,
+            parse: |table| {
+                Ok(Settings::Sink(Arc::new(C::deserialize(
+                    table.into_deserializer(),
+                )?)))
+            },
+        };
+        self.with(C::KIND, kind)
+    }
+
+    fn with(mut self, name: &'static str, kind: Kind) -> Self {
+        self.kinds.insert(name, kind);
+        self
+    }
+
+    /// The kinds, in order of name.
+    pub fn kinds(&self) -> impl Iterator<Item = (&'static str, &Kind)> {
+        self.kinds.iter().map(|(name, kind)| (*name, kind))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Kind> {
+        self.kinds.get(name)
+    }
+}
+
+impl Kind {
+    pub(crate) fn parse(&self, table: Spanned<DeTable<'_>>) -> Result<Settings, toml::de::Error> {
+        (self.parse)(table)
+    }
+}
+
+/// The settings of a node, whatever its kind.
+#[derive(Clone)]
+pub(crate) enum Settings {
+    Source(Arc<dyn AnySource>),
+    Stage(Arc<dyn AnyStage>),
+    Sink(Arc<dyn AnySink>),
+}
+
+impl Settings {
+    pub(crate) fn fields(&self) -> Fields {
+        match self {
+            Self::Source(config) => config.fields(),
+            Self::Stage(config) => config.fields(),
+            Self::Sink(config) => config.fields(),
+        }
+    }
+
+    pub(crate) fn downcast<C: 'static>(&self) -> Option<&C> {
+        let any: &dyn std::any::Any = match self {
+            Self::Source(config) => config.as_any(),
+            Self::Stage(config) => config.as_any(),
+            Self::Sink(config) => config.as_any(),
+        };
+        any.downcast_ref()
+    }
+
+    /// How the kind wants its items batched where the file does not say.
+    pub(crate) fn batch(&self) -> BatchPolicy {
+        match self {
+            Self::Source(_) => BatchPolicy::default(),
+            Self::Stage(config) => config.batch(),
+            Self::Sink(_) => BatchPolicy::of_items(256, 0),
+        }
+    }
+}
+
+pub(crate) trait AnySource: Send + Sync {
+    fn as_any(&self) -> &dyn std::any::Any;
+    fn fields(&self) -> Fields;
+    fn build(&self, resources: &Resources) -> Result<Box<dyn Source>, FieldError>;
+}
+
+impl<C: SourceConfig> AnySource for C {
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+    fn fields(&self) -> Fields {
+        SourceConfig::fields(self)
+    }
+    fn build(&self, resources: &Resources) -> Result<Box<dyn Source>, FieldError> {
+        SourceConfig::build(self, resources)
+    }
+}
+
+pub(crate) trait AnyStage: Send + Sync {
+    fn as_any(&self) -> &dyn std::any::Any;
+    fn fields(&self) -> Fields;
+    fn batch(&self) -> BatchPolicy;
+    fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError>;
+}
+
+impl<C: StageConfig> AnyStage for C {
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+    fn fields(&self) -> Fields {
+        StageConfig::fields(self)
+    }
+    fn batch(&self) -> BatchPolicy {
+        StageConfig::batch(self)
+    }
+    fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {
+        StageConfig::build(self, resources)
+    }
+}
+
+pub(crate) trait AnySink: Send + Sync {
+    fn as_any(&self) -> &dyn std::any::Any;
+    fn fields(&self) -> Fields;
+    fn build(&self, resources: &Resources) -> Result<Box<dyn Sink>, FieldError>;
+}
+
+impl<C: SinkConfig> AnySink for C {
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+    fn fields(&self) -> Fields {
+        SinkConfig::fields(self)
+    }
+    fn build(&self, resources: &Resources) -> Result<Box<dyn Sink>, FieldError> {
+        SinkConfig::build(self, resources)
+    }
+}

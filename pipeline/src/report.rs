@@ -1,0 +1,288 @@
+//! What a run tells at its end, and while it goes on.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::metrics::Role;
+
+/// How far a run is.
+#[derive(Debug, Clone, Serialize)]
+pub struct Snapshot {
+    /// Seconds since the run began.
+    pub elapsed_s: f64,
+    /// Documents that the sources expect to bring in; 0 while they do not know.
+    pub documents_expected: u64,
+    /// Documents whose every item is durable or set aside, and at least one is durable.
+    pub documents_done: u64,
+    /// Documents that needed no work.
+    pub documents_skipped: u64,
+    /// Documents of which nothing could be stored; each has a dead letter.
+    pub documents_set_aside: u64,
+    /// Items that are durable, counted in every sink.
+    pub items_stored: u64,
+    /// Items set aside.
+    pub dead_letters: u64,
+    /// The nodes in the order of the file.
+    pub nodes: Vec<NodeReport>,
+}
+
+/// What one node did.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeReport {
+    /// Name in the pipeline.
+    pub name: String,
+    /// Source, stage or sink.
+    pub role: Role,
+    /// Threads (of a stage).
+    pub workers: usize,
+    /// Items that it took in (for a source: sent out).
+    pub items: u64,
+    /// Items that it sent on.
+    pub items_out: u64,
+    /// Batches that it handled.
+    pub batches: u64,
+    /// Items that it set aside.
+    pub dead_letters: u64,
+    /// Seconds of work, added up over its workers.
+    pub busy_s: f64,
+    /// Seconds in which its input was empty.
+    pub starved_s: f64,
+    /// Seconds in which its output was full.
+    pub blocked_s: f64,
+}
+
+impl NodeReport {
+    /// Share of the run in which a worker was busy on average, 0 to 1.
+    fn busy_share(&self, elapsed_s: f64) -> f64 {
+        share(self.busy_s, self.workers, elapsed_s)
+    }
+}
+
+fn share(seconds: f64, workers: usize, elapsed_s: f64) -> f64 {
+    let available = elapsed_s * workers.max(1) as f64;
+    if available > 0.0 {
+        (seconds / available).min(1.0)
+    } else {
+        0.0
+    }
+}
+
+/// How a run came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StopReason {
+    /// The sources had no more.
+    Finished,
+    /// It was asked to stop, and finished what was under way.
+    Drained,
+    /// It was stopped at once.
+    Cancelled,
+}
+
+/// The end-of-run report; `--json` prints it as it is.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The pipeline.
+    pub pipeline: String,
+    /// How the run came to its end.
+    pub stopped: StopReason,
+    /// Counts and nodes.
+    #[serde(flatten)]
+    pub totals: Snapshot,
+    /// The node that limited the run.
+    pub bottleneck: Option<String>,
+    /// What the measurements say, and what to change.
+    pub advice: String,
+}
+
+/// Below this share of busy time nothing but the machine's idleness was the limit.
+const BUSY: f64 = 0.5;
+
+impl Report {
+    pub(crate) fn new(pipeline: String, stopped: StopReason, totals: Snapshot) -> Self {
+        let (bottleneck, advice) = advise(&totals);
+        Self {
+            pipeline,
+            stopped,
+            totals,
+            bottleneck,
+            advice,
+        }
+    }
+
+    /// The report as a table for people.
+    pub fn to_text(&self) -> String {
+        let totals = &self.totals;
+        let ending = match self.stopped {
+            StopReason::Finished => "",
+            StopReason::Drained => " (stopped early, everything under way was stored)",
+            StopReason::Cancelled => " (cancelled)",
+        };
+        let mut text = format!(
+            "{}: {} documents done, {} items stored, {} dead letters in {}{ending}\n",
+            self.pipeline,
+            totals.documents_done,
+            totals.items_stored,
+            totals.dead_letters,
+            seconds(totals.elapsed_s),
+        );
+        let width = totals
+            .nodes
+            .iter()
+            .map(|node| node.name.len())
+            .max()
+            .unwrap_or(0)
+            .max(4);
+        let _ = writeln!(
+            text,
+            "\n  {:width$}  {:>8}  {:>8}  {:>7}  {:>6}  {:>7}  {:>7}",
+            "node", "items", "per s", "workers", "busy", "starved", "blocked"
+        );
+        for node in &totals.nodes {
+            let percent = |seconds| {
+                format!(
+                    "{:.0} %",
+                    100.0 * share(seconds, node.workers, totals.elapsed_s)
+                )
+            };
+            let _ = writeln!(
+                text,
+                "  {:width$}  {:>8}  {:>8.1}  {:>7}  {:>6}  {:>7}  {:>7}",
+                node.name,
+                node.items,
+                node.items as f64 / totals.elapsed_s.max(1e-9),
+                node.workers,
+                percent(node.busy_s),
+                percent(node.starved_s),
+                percent(node.blocked_s),
+            );
+        }
+        let _ = write!(text, "\n  {}\n", self.advice);
+        text
+    }
+}
+
+/// Names the bottleneck and says what to change.
+fn advise(totals: &Snapshot) -> (Option<String>, String) {
+    let elapsed_s = totals.elapsed_s;
+    let busy = |node: &NodeReport| node.busy_share(elapsed_s);
+    let counted = totals.nodes.iter().filter(|node| node.items > 0);
+    let Some(limit) = counted.max_by(|a, b| busy(a).total_cmp(&busy(b))) else {
+        return (
+            None,
+            "nothing came in: is the source's `path` right?".to_owned(),
+        );
+    };
+    let (name, percent) = (&limit.name, 100.0 * busy(limit));
+    let advice = match limit.role {
+        _ if busy(limit) < BUSY => format!(
+            "no node was busy more than {percent:.0} % of the time (`{name}` the most): the run was \
+             too short to have a bottleneck, or starting up took most of it"
+        ),
+        Role::Source => format!(
+            "`{name}` was busy {percent:.0} % of the time: reading the documents is the limit; a \
+             faster disk or network is what would help"
+        ),
+        Role::Stage => format!(
+            "`{name}` was busy {percent:.0} % of the time: it is the limit; give it more `workers` \
+             if cores are idle, or a faster device"
+        ),
+        Role::Sink => format!(
+            "`{name}` was busy {percent:.0} % of the time: storing is the limit; write larger \
+             batches (`batch.max_items`) or to a faster disk"
+        ),
+    };
+    (Some(name.clone()), advice)
+}
+
+fn seconds(elapsed_s: f64) -> String {
+    if elapsed_s < 60.0 {
+        format!("{elapsed_s:.1} s")
+    } else {
+        format!(
+            "{} min {:.0} s",
+            (elapsed_s / 60.0).floor(),
+            elapsed_s % 60.0
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, role: Role, busy_s: f64) -> NodeReport {
+        NodeReport {
+            name: name.into(),
+            role,
+            workers: 2,
+            items: 10,
+            items_out: 10,
+            batches: 10,
+            dead_letters: 0,
+            busy_s,
+            starved_s: 1.0,
+            blocked_s: 0.0,
+        }
+    }
+
+    fn report(nodes: Vec<NodeReport>) -> Report {
+        let totals = Snapshot {
+            elapsed_s: 10.0,
+            documents_expected: 5,
+            documents_done: 5,
+            documents_skipped: 0,
+            documents_set_aside: 0,
+            items_stored: 10,
+            dead_letters: 0,
+            nodes,
+        };
+        Report::new("pages".into(), StopReason::Finished, totals)
+    }
+
+    #[test]
+    fn the_bottleneck_is_the_node_whose_workers_were_busy_most() {
+        let report = report(vec![
+            node("files", Role::Source, 1.0),
+            node("vectors", Role::Stage, 19.4),
+            node("table", Role::Sink, 9.0),
+        ]);
+        assert_eq!(report.bottleneck.as_deref(), Some("vectors"));
+        assert!(
+            report
+                .advice
+                .starts_with("`vectors` was busy 97 % of the time"),
+            "{}",
+            report.advice
+        );
+    }
+
+    #[test]
+    fn a_short_run_blames_nobody_and_an_empty_one_asks_for_the_path() {
+        let short = report(vec![node("vectors", Role::Stage, 2.0)]);
+        assert!(short.advice.contains("too short"), "{}", short.advice);
+        let empty = report(vec![]);
+        assert_eq!(empty.bottleneck, None);
+        assert!(empty.advice.contains("`path`"));
+    }
+
+    #[test]
+    fn json_has_the_fixed_names() {
+        let json = serde_json::to_value(report(vec![node("vectors", Role::Stage, 19.4)]))
+            .expect("plain values");
+        for name in [
+            "documents_done",
+            "documents_skipped",
+            "items_stored",
+            "dead_letters",
+            "elapsed_s",
+            "bottleneck",
+        ] {
+            assert!(json.get(name).is_some(), "{name} is missing");
+        }
+        for name in ["name", "items", "busy_s", "starved_s", "blocked_s"] {
+            assert!(json["nodes"][0].get(name).is_some(), "{name} is missing");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! What a source, a stage and a sink are: the three traits that every kind implements.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::BoxFuture;
+use serde::de::DeserializeOwned;
+
+use crate::batch::BatchPolicy;
+use crate::document::{Ack, Document};
+use crate::error::{FieldError, ItemError, StageError};
+use crate::fields::{FieldSet, Fields};
+use crate::item::Item;
+use crate::source_outlet::SourceOutlet;
+
+/// One step of a pipeline. It owns no queue, thread or clock: the runner calls
+/// it, so a test needs only a value and an [`Outlet`].
+///
+/// The runner builds as many as `workers` says and gives each a thread of its
+/// own; a stage never sees another one's items.
+pub trait Stage: Send {
+    /// Runs once, on the stage's own thread, before the first batch: load the
+    /// model, start the worker process. It overlaps with other stages' work.
+    ///
+    /// # Errors
+    /// What the stage cannot work without.
+    fn start(&mut self) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    /// Handles one batch. `outlet.send` blocks while the edge is full; a stage
+    /// sees nothing else of backpressure.
+    ///
+    /// # Errors
+    /// Only what the pipeline cannot survive. One bad item goes to
+    /// [`Outlet::dead_letter`], and the batch goes on.
+    fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError>;
+
+    /// Runs once, after the last batch, for stages that hold items back.
+    ///
+    /// # Errors
+    /// As [`Stage::process`].
+    fn finish(&mut self, _outlet: &mut Outlet<'_>) -> Result<(), StageError> {
+        Ok(())
+    }
+
+    /// How many tokens the item will cost once padded, for `batch.max_tokens`.
+    /// The default counts four bytes of text as a token.
+    fn n_tokens(&self, item: &Item) -> usize {
+        item.text().map_or(1, |text| text.len().div_ceil(4).max(1))
+    }
+}
+
+/// Where a stage puts what it made.
+pub struct Outlet<'a> {
+    port: &'a mut dyn OutletPort,
+}
+
+/// What is behind an [`Outlet`]: the runner's edges, or a test's vectors.
+pub(crate) trait OutletPort {
+    fn send(&mut self, item: Item) -> Result<(), StageError>;
+    fn dead_letter(&mut self, item: Item, error: ItemError);
+    fn is_cancelled(&self) -> bool;
+}
+
+impl<'a> Outlet<'a> {
+    pub(crate) fn new(port: &'a mut dyn OutletPort) -> Self {
+        Self { port }
+    }
+
+    /// Sends an item on. Blocks while the edge is full.
+    ///
+    /// # Errors
+    /// [`StageError::Cancelled`] when the run stops; pass it on with `?`.
+    pub fn send(&mut self, item: Item) -> Result<(), StageError> {
+        self.port.send(item)
+    }
+
+    /// Sets one item aside with the reason; the run goes on.
+    pub fn dead_letter(&mut self, item: Item, error: ItemError) {
+        self.port.dead_letter(item, error);
+    }
+
+    /// Whether the run is stopping now: a stage with a long loop looks here.
+    pub fn is_cancelled(&self) -> bool {
+        self.port.is_cancelled()
+    }
+}
+
+/// Brings items into the graph. It runs on tokio, so that it may wait for a
+/// network, a folder or a channel.
+pub trait Source: Send {
+    /// Sends items until there are no more, or until
+    /// [`SourceOutlet::is_draining`].
+    ///
+    /// # Errors
+    /// Only what the pipeline cannot survive; a file that cannot be read goes
+    /// to [`SourceOutlet::dead_letter`].
+    fn run(self: Box<Self>, outlet: SourceOutlet) -> BoxFuture<'static, Result<(), StageError>>;
+}
+
+/// An item that reached a sink, with the promise that is kept by storing it.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The item.
+    pub item: Item,
+    /// To be released once the item is durable.
+    pub ack: Ack,
+}
+
+/// What a sink learns before its first batch.
+#[derive(Debug, Clone)]
+pub struct SinkInput {
+    /// The fields that reach the sink: its columns.
+    pub fields: FieldSet,
+    /// Name of the pipeline, for messages.
+    pub pipeline: String,
+    /// Hash of the configuration that makes the rows.
+    pub fingerprint: String,
+}
+
+/// Stores items. It runs on tokio, so that it may wait for a disk or a database.
+///
+/// A sink holds each delivery's [`Ack`] until the item is durable, then
+/// releases it. An ack that is dropped instead leaves its document undone.
+pub trait Sink: Send {
+    /// Runs once before the first batch: open or make the table.
+    ///
+    /// # Errors
+    /// What the run cannot start without.
+    fn open<'a>(&'a mut self, input: &'a SinkInput) -> BoxFuture<'a, Result<(), StageError>>;
+
+    /// Takes a batch. It may hold the items back to write more of them at once.
+    ///
+    /// # Errors
+    /// When the outside is broken (disk full, table gone): the run stops, and
+    /// what was not acked is done again by the next run.
+    fn store(&mut self, batch: Vec<Delivery>) -> BoxFuture<'_, Result<(), StageError>>;
+
+    /// Every item of `document` that will ever reach this sink has been passed
+    /// to [`Sink::store`]: now its rows can replace the old ones as a whole.
+    ///
+    /// # Errors
+    /// As [`Sink::store`].
+    fn end_document(&mut self, _document: &Document) -> BoxFuture<'_, Result<(), StageError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Called when nothing has come for a while: write what is held back.
+    ///
+    /// # Errors
+    /// As [`Sink::store`].
+    fn idle(&mut self) -> BoxFuture<'_, Result<(), StageError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Runs once, after the last batch: write what is held back, build indexes.
+    ///
+    /// # Errors
+    /// As [`Sink::store`].
+    fn finish(&mut self) -> BoxFuture<'_, Result<(), StageError>>;
+}
+
+/// What the nodes of a run share: loaded models, the places of files.
+///
+/// Values are found by their type and a name, so that two stages which name
+/// the same model load it once.
+#[derive(Clone, Default)]
+pub struct Resources {
+    values: Arc<Mutex<HashMap<(std::any::TypeId, String), Arc<dyn Any + Send + Sync>>>>,
+}
+
+impl Resources {
+    /// Puts a value in, replacing one of the same type and name.
+    pub fn insert<T: Send + Sync + 'static>(&self, name: &str, value: T) {
+        self.lock().insert(
+            (std::any::TypeId::of::<T>(), name.to_owned()),
+            Arc::new(value),
+        );
+    }
+
+    /// The value of this type and name.
+    pub fn get<T: Send + Sync + 'static>(&self, name: &str) -> Option<Arc<T>> {
+        let value = self
+            .lock()
+            .get(&(std::any::TypeId::of::<T>(), name.to_owned()))
+            .cloned()?;
+        value.downcast().ok()
+    }
+
+    /// The value of this type and name; the first caller makes it.
+    pub fn get_or_insert<T: Send + Sync + 'static>(
+        &self,
+        name: &str,
+        make: impl FnOnce() -> T,
+    ) -> Arc<T> {
+        let mut values = self.lock();
+        let slot = values
+            .entry((std::any::TypeId::of::<T>(), name.to_owned()))
+            .or_insert_with(|| Arc::new(make()));
+        Arc::clone(slot)
+            .downcast()
+            .expect("the slot's key holds its type")
+    }
+
+    fn lock(
+        &self,
+    ) -> std::sync::MutexGuard<'_, HashMap<(std::any::TypeId, String), Arc<dyn Any + Send + Sync>>>
+    {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Settings of one kind of stage: what its TOML table deserializes into.
+///
+/// `deny_unknown_fields` on the type makes a misspelt setting an error.
+pub trait StageConfig: DeserializeOwned + Send + Sync + 'static {
+    /// The value of `kind` in TOML.
+    const KIND: &'static str;
+
+    /// One line on what it does, for `pagemill check` and the docs.
+    const ABOUT: &'static str;
+
+    /// Settings (without the engine's keys) that build: used by docs and tests.
+    const EXAMPLE: &'static str;
+
+    /// What the graph check carries along the edges.
+    fn fields(&self) -> Fields;
+
+    /// How the kind wants its items batched where the file does not say: one
+    /// at a time, unless the kind has a reason.
+    fn batch(&self) -> BatchPolicy {
+        BatchPolicy::default()
+    }
+
+    /// Makes one worker's stage. It is called at check time too, so it checks
+    /// settings and finds files, and leaves what takes long to [`Stage::start`].
+    ///
+    /// # Errors
+    /// A setting that cannot be used.
+    fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError>;
+}
+
+/// Settings of one kind of source; see [`StageConfig`].
+pub trait SourceConfig: DeserializeOwned + Send + Sync + 'static {
+    /// The value of `kind` in TOML.
+    const KIND: &'static str;
+    /// One line on what it does.
+    const ABOUT: &'static str;
+    /// Settings that build.
+    const EXAMPLE: &'static str;
+    /// The fields that its items have.
+    fn fields(&self) -> Fields;
+    /// Makes the source.
+    ///
+    /// # Errors
+    /// A setting that cannot be used.
+    fn build(&self, resources: &Resources) -> Result<Box<dyn Source>, FieldError>;
+}
+
+/// Settings of one kind of sink; see [`StageConfig`].
+pub trait SinkConfig: DeserializeOwned + Send + Sync + 'static {
+    /// The value of `kind` in TOML.
+    const KIND: &'static str;
+    /// One line on what it does.
+    const ABOUT: &'static str;
+    /// Settings that build.
+    const EXAMPLE: &'static str;
+    /// The fields it must have, beside all those that it stores where they are.
+    fn fields(&self) -> Fields {
+        Fields::stores_all()
+    }
+    /// Makes the sink.
+    ///
+    /// # Errors
+    /// A setting that cannot be used.
+    fn build(&self, resources: &Resources) -> Result<Box<dyn Sink>, FieldError>;
+}

@@ -1,0 +1,1 @@
+//! Sinks: LanceDB and JSON lines.

@@ -1,0 +1,1 @@
+//! Sources and stages: from files to pages, words, chunks and vectors.

@@ -1,0 +1,276 @@
+//! Settings of `kind = "render_pdf"`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pagemill_pipeline::{Field, FieldError, FieldType, Fields, Resources, Stage, StageConfig};
+use serde::Deserialize;
+
+use super::RenderPdf;
+use super::document::DocumentRenderer;
+use super::process::{ProcessSettings, WorkerCommand};
+
+/// Title of the document, where it has one.
+pub(super) const TITLE: Field = Field::new("title", FieldType::Text);
+/// Author of the document, where it names one.
+pub(super) const AUTHOR: Field = Field::new("author", FieldType::Text);
+/// Number of pages of the document, rendered or not.
+pub(super) const PAGE_COUNT: Field = Field::new("page_count", FieldType::Integer);
+/// `pdfium` or `hayro`.
+pub(super) const RENDERER: Field = Field::new("renderer", FieldType::Text);
+
+/// Longest side that can be asked for: 16,384 px square are 805 MB.
+const MAX_LONG_SIDE_PX: u32 = 16_384;
+
+/// Settings of `kind = "render_pdf"`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RenderPdfConfig {
+    /// Longer side of each page image, whatever the size of the page.
+    pub long_side_px: u32,
+    /// Tried on documents that ask for a password.
+    pub passwords: Vec<String>,
+    /// Whether to read the text layer too: the fields `words` and `text`.
+    pub words: bool,
+    /// Only the first so many pages of each document.
+    pub max_pages: Option<u32>,
+    /// What one document may use.
+    pub limits: RenderLimits,
+    /// Path of libpdfium.so; by default where the setup script puts it.
+    pub pdfium: Option<PathBuf>,
+    /// Who renders.
+    pub renderer: RendererChoice,
+}
+
+impl Default for RenderPdfConfig {
+    fn default() -> Self {
+        Self {
+            long_side_px: 1024,
+            passwords: Vec::new(),
+            words: true,
+            max_pages: None,
+            limits: RenderLimits::default(),
+            pdfium: None,
+            renderer: RendererChoice::Auto,
+        }
+    }
+}
+
+/// Which renderers may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RendererChoice {
+    /// pdfium if it is there, and hayro for what pdfium cannot do.
+    Auto,
+    /// pdfium alone.
+    Pdfium,
+    /// hayro alone.
+    Hayro,
+}
+
+/// What one document may use; a page that takes more is set aside.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RenderLimits {
+    /// Seconds for one page.
+    pub page_s: u32,
+    /// Seconds for one document.
+    pub document_s: u32,
+    /// Memory of the rendering process, beyond what the program itself takes.
+    pub memory_mb: u32,
+}
+
+impl Default for RenderLimits {
+    fn default() -> Self {
+        Self {
+            page_s: 20,
+            document_s: 600,
+            memory_mb: 1024,
+        }
+    }
+}
+
+/// What the program knows and the configuration need not say: put one into
+/// [`Resources`] under the name `render_pdf`.
+#[derive(Debug, Clone, Default)]
+pub struct RenderSetup {
+    /// How a rendering process is started.
+    pub worker: WorkerCommand,
+    /// Where libpdfium is, if the configuration does not say; see [`find_pdfium`].
+    pub pdfium: Option<PathBuf>,
+}
+
+/// The first of `candidates` that is a file.
+pub fn find_pdfium(candidates: impl IntoIterator<Item = impl AsRef<Path>>) -> Option<PathBuf> {
+    let is_file = |path: &PathBuf| path.is_file();
+    candidates
+        .into_iter()
+        .map(|path| path.as_ref().to_owned())
+        .find(is_file)
+}
+
+impl RenderPdfConfig {
+    fn check_numbers(&self) -> Result<(), FieldError> {
+        if !(1..=MAX_LONG_SIDE_PX).contains(&self.long_side_px) {
+            return Err(FieldError::new(
+                "long_side_px",
+                format_args!("must be from 1 to {MAX_LONG_SIDE_PX}"),
+                "use the encoder's input side, such as 1024",
+            ));
+        }
+        if self.max_pages == Some(0) {
+            return Err(FieldError::new(
+                "max_pages",
+                "must be at least 1",
+                "leave it out to render all pages",
+            ));
+        }
+        let RenderLimits {
+            page_s,
+            document_s,
+            memory_mb,
+        } = self.limits;
+        if page_s == 0 || document_s == 0 || memory_mb < 64 {
+            return Err(FieldError::new(
+                "limits",
+                "leaves no room: seconds must be at least 1, `memory_mb` at least 64",
+                "leave it out for 20 s a page, 600 s a document and 1024 MB",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Where libpdfium is, if it is to be used.
+    fn find_library(&self, setup: &RenderSetup) -> Result<Option<PathBuf>, FieldError> {
+        if self.renderer == RendererChoice::Hayro {
+            return Ok(None);
+        }
+        if let Some(path) = &self.pdfium {
+            if path.is_file() {
+                return Ok(Some(path.clone()));
+            }
+            return Err(FieldError::new(
+                "pdfium",
+                format_args!("names no file: `{}`", path.display()),
+                "give the path of libpdfium.so itself, or leave it out",
+            ));
+        }
+        if self.renderer == RendererChoice::Pdfium && setup.pdfium.is_none() {
+            return Err(FieldError::new(
+                "renderer",
+                "is `pdfium`, and libpdfium was not found",
+                "set `pdfium` to the path of libpdfium.so, or write `auto`",
+            ));
+        }
+        Ok(setup.pdfium.clone())
+    }
+}
+
+impl StageConfig for RenderPdfConfig {
+    const KIND: &'static str = "render_pdf";
+    const ABOUT: &'static str = "PDF documents to page images, with the text layer beside them";
+    const EXAMPLE: &'static str = "long_side_px = 1024\nlimits = { page_s = 20 }\n";
+
+    fn fields(&self) -> Fields {
+        let mut adds = vec![Field::IMAGE, TITLE, AUTHOR, PAGE_COUNT, RENDERER];
+        if self.words {
+            adds.extend([Field::WORDS, Field::TEXT]);
+        }
+        Fields::reads([Field::DOCUMENT])
+            .adds(adds)
+            .drops([Field::DOCUMENT])
+            .one_to_many()
+    }
+
+    fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {
+        self.check_numbers()?;
+        let setup = resources.get::<RenderSetup>(Self::KIND);
+        let setup = setup.as_deref().cloned().unwrap_or_default();
+        let settings = ProcessSettings {
+            pdfium: self.find_library(&setup)?,
+            worker: setup.worker,
+            long_side_px: self.long_side_px,
+            words: self.words,
+            memory_mb: self.limits.memory_mb,
+            page_s: self.limits.page_s,
+        };
+        let document_limit = Duration::from_secs(self.limits.document_s.into());
+        let passwords = self.passwords.clone();
+        let renderer = DocumentRenderer::new(settings, self.renderer, passwords, document_limit);
+        Ok(Box::new(RenderPdf::new(
+            renderer,
+            self.max_pages,
+            self.words,
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(config: &RenderPdfConfig) -> Result<(), FieldError> {
+        config.build(&Resources::default()).map(|_| ())
+    }
+
+    fn complaint(config: &RenderPdfConfig) -> String {
+        build(config).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_defaults_build() {
+        build(&RenderPdfConfig::default()).unwrap();
+    }
+
+    #[test]
+    fn settings_that_cannot_be_used_are_refused_by_name() {
+        let default = RenderPdfConfig::default;
+        assert_eq!(
+            complaint(&RenderPdfConfig {
+                long_side_px: 0,
+                ..default()
+            }),
+            "`long_side_px` must be from 1 to 16384"
+        );
+        assert_eq!(
+            complaint(&RenderPdfConfig {
+                pdfium: Some("/no/such.so".into()),
+                ..default()
+            }),
+            "`pdfium` names no file: `/no/such.so`"
+        );
+        assert_eq!(
+            complaint(&RenderPdfConfig {
+                renderer: RendererChoice::Pdfium,
+                ..default()
+            }),
+            "`renderer` is `pdfium`, and libpdfium was not found"
+        );
+        let limits = RenderLimits {
+            page_s: 0,
+            ..RenderLimits::default()
+        };
+        assert!(
+            complaint(&RenderPdfConfig {
+                limits,
+                ..default()
+            })
+            .starts_with("`limits` leaves")
+        );
+        assert!(
+            complaint(&RenderPdfConfig {
+                max_pages: Some(0),
+                ..default()
+            })
+            .contains("max_pages")
+        );
+    }
+
+    #[test]
+    fn the_first_library_that_exists_is_found() {
+        let here = std::env::current_exe().unwrap();
+        let candidates = [PathBuf::from("/no/such.so"), here.clone()];
+        assert_eq!(find_pdfium(candidates), Some(here));
+        assert_eq!(find_pdfium(["/no/such.so"]), None);
+    }
+}

@@ -1,0 +1,510 @@
+//! `kind = "render_pdf"`: PDF documents to page images, words and text.
+//!
+//! Whoever parses a PDF runs the risk of being taken over by it, so this
+//! process never does. Each stage instance keeps one [rendering process](worker)
+//! and talks to it over a [socket](protocol); documents and pixels pass through
+//! [sealed memory](shared). In there, pdfium renders; `hayro` does what pdfium
+//! cannot. A process that crashes or takes too long is replaced, and costs the
+//! run one page.
+
+mod config;
+mod document;
+mod error;
+mod hayro;
+mod metadata;
+mod pdfium;
+mod process;
+mod protocol;
+mod renderer;
+mod shared;
+#[cfg(test)]
+mod testing;
+mod words;
+mod worker;
+
+pub use config::{RenderLimits, RenderPdfConfig, RenderSetup, RendererChoice, find_pdfium};
+pub use error::{Attempts, Failure, RenderError};
+pub use process::WorkerCommand;
+pub use protocol::Renderer;
+pub use worker::{WORKER_ARGUMENT, run_worker_if_asked};
+
+use std::sync::Arc;
+
+use pagemill_pipeline::{
+    BufferPool, Field, Image, Item, ItemError, Outlet, PixelBuffer, Stage, StageError, Word,
+};
+
+use document::{DocumentRenderer, OpenedDocument, RenderedPage};
+
+/// Media type of the documents that are rendered; others pass on unchanged.
+const PDF: &str = "application/pdf";
+
+/// Page buffers kept for the next page; those in flight are not counted.
+const MAX_IDLE_BUFFERS: usize = 8;
+
+/// Renders each page of each PDF in a process of its own.
+#[derive(Debug)]
+pub struct RenderPdf {
+    renderer: DocumentRenderer,
+    max_pages: u32,
+    words: bool,
+    pool: BufferPool,
+}
+
+impl RenderPdf {
+    fn new(renderer: DocumentRenderer, max_pages: Option<u32>, words: bool) -> Self {
+        let pool = BufferPool::new(MAX_IDLE_BUFFERS);
+        Self {
+            renderer,
+            max_pages: max_pages.unwrap_or(u32::MAX),
+            words,
+            pool,
+        }
+    }
+
+    /// Renders one document; what is wrong with it goes to the dead letters.
+    fn render_document(&mut self, item: Item, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
+        let Some(bytes) = item.document().cloned() else {
+            outlet.dead_letter(item, ItemError::missing("render", &Field::DOCUMENT.name));
+            return Ok(());
+        };
+        let mut document = match self.renderer.open(&bytes) {
+            Ok(document) => document,
+            Err(error) => return set_aside(item, error, outlet),
+        };
+        let origin = DocumentFields::of(&document);
+        let n_pages = document.n_pages().min(self.max_pages);
+        for index in 0..n_pages {
+            if outlet.is_cancelled() {
+                return Err(StageError::Cancelled);
+            }
+            if let Err(error) = document.check_patience(index, n_pages) {
+                return set_aside(item, error, outlet);
+            }
+            let page = item.child().with_page(index + 1);
+            match document.render(index, |n_bytes| self.pool.zeroed(n_bytes)) {
+                Ok(rendered) => outlet.send(origin.fill(page, rendered, self.words))?,
+                Err(error) => set_aside(page, error, outlet)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Stage for RenderPdf {
+    /// Starts the process here because it lives no longer than its thread.
+    fn start(&mut self) -> Result<(), StageError> {
+        self.renderer.start().map_err(fatal)
+    }
+
+    fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
+        for item in batch {
+            if &*item.origin().media_type == PDF {
+                self.render_document(item, outlet)?;
+            } else {
+                outlet.send(item)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One bad page or document goes to the dead letters, a broken machine stops the run.
+fn set_aside(item: Item, error: RenderError, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
+    if error.is_fatal() {
+        return Err(fatal(error));
+    }
+    outlet.dead_letter(item, ItemError::new("render", &error).hint(error.hint()));
+    Ok(())
+}
+
+fn fatal(error: RenderError) -> StageError {
+    let hint = error.hint();
+    StageError::caused("PDF documents cannot be rendered", hint, error)
+}
+
+/// What every page of a document repeats.
+struct DocumentFields {
+    title: Option<Arc<str>>,
+    author: Option<Arc<str>>,
+    n_pages: u32,
+}
+
+impl DocumentFields {
+    fn of(document: &OpenedDocument<'_>) -> Self {
+        let metadata = document.metadata();
+        Self {
+            title: metadata.title.as_deref().map(Arc::from),
+            author: metadata.author.as_deref().map(Arc::from),
+            n_pages: document.n_pages(),
+        }
+    }
+
+    fn fill(&self, mut item: Item, rendered: RenderedPage<PixelBuffer>, words: bool) -> Item {
+        let RenderedPage {
+            page,
+            pixels,
+            renderer,
+        } = rendered;
+        let dpi = Some(page.dpi());
+        item.set(
+            Field::IMAGE.name,
+            Image {
+                pixels,
+                width_px: page.width_px,
+                height_px: page.height_px,
+                dpi,
+            },
+        );
+        if words {
+            let found = page.text.words.into_iter();
+            let found: Vec<Word> = found
+                .map(|word| Word {
+                    text: word.text,
+                    x0: word.x0,
+                    y0: word.y0,
+                    x1: word.x1,
+                    y1: word.y1,
+                })
+                .collect();
+            item.set(Field::WORDS.name, found);
+            item.set(Field::TEXT.name, page.text.plain);
+        }
+        if let Some(title) = &self.title {
+            item.set(config::TITLE.name, Arc::clone(title));
+        }
+        if let Some(author) = &self.author {
+            item.set(config::AUTHOR.name, Arc::clone(author));
+        }
+        item.set(config::PAGE_COUNT.name, self.n_pages);
+        item.set(config::RENDERER.name, renderer.name());
+        item
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{
+        TestPage, UPRIGHT, locked, pdf, pdfium, reasons, render, three_pages, worker_command,
+    };
+    use super::*;
+    use pagemill_pipeline::testing::{StageOutput, run_stage};
+    use pagemill_pipeline::{Resources, StageConfig};
+
+    fn with(renderer: RendererChoice) -> RenderPdfConfig {
+        RenderPdfConfig {
+            renderer,
+            long_side_px: 595,
+            ..RenderPdfConfig::default()
+        }
+    }
+
+    /// hayro, and pdfium where it is installed.
+    fn each_renderer() -> Vec<RendererChoice> {
+        let pdfium = pdfium().map(|_| RendererChoice::Pdfium);
+        std::iter::once(RendererChoice::Hayro)
+            .chain(pdfium)
+            .collect()
+    }
+
+    fn texts(output: &StageOutput) -> Vec<&str> {
+        output.sent.iter().filter_map(Item::text).collect()
+    }
+
+    fn attribute(item: &Item, name: &str) -> String {
+        format!("{:?}", item.get(name).unwrap())
+    }
+
+    /// Whether the image has ink somewhere in the box of its first word.
+    fn has_ink_in_first_word(item: &Item) -> bool {
+        let (image, words) = (item.image().unwrap(), item.words().unwrap());
+        let scale = image.dpi.unwrap() / 72.0;
+        let px = |points: f32| (points * scale) as usize;
+        let word = &words[0];
+        (px(word.y0)..px(word.y1)).any(|y| {
+            let row = &image.pixels[y * image.width_px as usize * 3..];
+            row[px(word.x0) * 3..px(word.x1) * 3]
+                .iter()
+                .any(|channel| *channel < 128)
+        })
+    }
+
+    #[test]
+    fn each_page_becomes_an_item_with_image_text_and_attributes() {
+        for renderer in each_renderer() {
+            let out = render(&with(renderer), "", &three_pages());
+            assert_eq!(texts(&out), ["first page", "second page", "third page"]);
+            let page = &out.sent[1];
+            assert_eq!(page.label().to_string(), "mill.pdf#2");
+            let image = page.image().unwrap();
+            assert_eq!(
+                (image.width_px, image.height_px, image.dpi),
+                (420, 595, Some(72.0))
+            );
+            assert_eq!(page.words().unwrap().len(), 2);
+            assert!(has_ink_in_first_word(page));
+            assert_eq!(&image.pixels[..3], [255, 255, 255]);
+            assert!(attribute(page, "title").contains("The Mill"));
+            assert!(attribute(page, "author").contains("Ann Miller"));
+            assert!(attribute(page, "page_count").contains('3'));
+            assert!(page.document().is_none());
+        }
+    }
+
+    #[test]
+    fn a_turned_and_cropped_page_is_shown_as_a_reader_would_see_it() {
+        let entries = "/MediaBox [0 0 420 595] /CropBox [40 400 240 540] /Rotate 90";
+        let turned = pdf(&[TestPage {
+            entries,
+            lines: &["turned"],
+        }]);
+        for renderer in each_renderer() {
+            let out = render(&with(renderer), "", &turned);
+            let page = &out.sent[0];
+            let image = page.image().unwrap();
+            assert_eq!((image.width_px, image.height_px), (417, 595));
+            let word = &page.words().unwrap()[0];
+            // The line ran to the right from (50, 500); now it runs downwards
+            // from 10 points below the top edge, 40 left of the right edge.
+            assert!((word.y0 - 10.0).abs() < 2.0, "{renderer:?} {word:?}");
+            assert!(word.x0 < 100.0 && word.x1 > 100.0, "{renderer:?} {word:?}");
+            assert!(
+                word.y1 - word.y0 > word.x1 - word.x0,
+                "{renderer:?} {word:?}"
+            );
+            assert!(has_ink_in_first_word(page));
+        }
+    }
+
+    #[test]
+    fn a_word_that_a_line_breaks_is_whole_in_the_text() {
+        if pdfium().is_none() {
+            return;
+        }
+        let broken = pdf(&[TestPage {
+            entries: UPRIGHT,
+            lines: &["the mill-", "stone turns"],
+        }]);
+        let out = render(&with(RendererChoice::Pdfium), "", &broken);
+        assert_eq!(texts(&out), ["the millstone turns"]);
+        let words: Vec<_> = out.sent[0]
+            .words()
+            .unwrap()
+            .iter()
+            .map(|word| &*word.text)
+            .collect();
+        assert_eq!(words, ["the", "mill-", "stone", "turns"]);
+    }
+
+    #[test]
+    fn a_page_without_a_box_has_the_size_of_a_letter() {
+        let boxless = pdf(&[TestPage {
+            entries: "",
+            lines: &["boxless"],
+        }]);
+        let out = render(&with(RendererChoice::Auto), "", &boxless);
+        assert_eq!(texts(&out), ["boxless"]);
+    }
+
+    #[test]
+    fn without_words_there_is_no_text_and_after_max_pages_no_page() {
+        let config = RenderPdfConfig {
+            words: false,
+            max_pages: Some(2),
+            ..with(RendererChoice::Auto)
+        };
+        let out = render(&config, "", &three_pages());
+        assert_eq!(out.sent.len(), 2);
+        assert!(
+            out.sent
+                .iter()
+                .all(|page| page.text().is_none() && page.words().is_none())
+        );
+        assert!(attribute(&out.sent[0], "page_count").contains('3'));
+    }
+
+    #[test]
+    fn what_is_no_pdf_passes_and_starts_nothing() {
+        let config = RenderPdfConfig::default();
+        let mut stage = RenderPdfConfig::build(&config, &Resources::default()).unwrap();
+        let out = run_stage(&mut Unstarted(&mut *stage), [picture()]);
+        assert_eq!(out.sent[0].document().unwrap().len(), 3);
+        assert!(out.dead.is_empty() && out.error.is_none());
+    }
+
+    fn picture() -> Item {
+        Item::of_document("a.png", "image/png", vec![1, 2, 3])
+    }
+
+    /// A stage whose `start` is never called.
+    struct Unstarted<'a>(&'a mut dyn Stage);
+
+    impl Stage for Unstarted<'_> {
+        fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
+            self.0.process(batch, outlet)
+        }
+    }
+
+    #[test]
+    fn a_document_that_cannot_be_read_is_one_dead_letter() {
+        let empty = pdf(&[]);
+        let config = with(RendererChoice::Hayro);
+        for (document, reason) in [
+            (
+                &b"%PDF-1.7 and nothing more"[..],
+                "hayro says that it is damaged or no PDF at all",
+            ),
+            (&b""[..], "hayro says that it is damaged or no PDF at all"),
+            (&empty[..], "it has no pages"),
+        ] {
+            let out = render(&config, "", document);
+            assert_eq!(
+                reasons(&out),
+                [format!("cannot render `mill.pdf`: {reason}")]
+            );
+            assert!(out.sent.is_empty() && out.error.is_none());
+        }
+    }
+
+    #[test]
+    fn a_locked_document_needs_the_right_password() {
+        let document = locked(&three_pages(), "millstone");
+        for renderer in each_renderer() {
+            let out = render(&with(renderer), "", &document);
+            assert_eq!(
+                reasons(&out),
+                ["cannot render `mill.pdf`: it needs a password"]
+            );
+            let passwords = vec!["wheel".to_owned(), "millstone".to_owned()];
+            let config = RenderPdfConfig {
+                passwords,
+                ..with(renderer)
+            };
+            let out = render(&config, "", &document);
+            assert_eq!(texts(&out).len(), 3);
+            assert!(attribute(&out.sent[0], "title").contains("The Mill"));
+            let config = RenderPdfConfig {
+                passwords: vec!["wheel".to_owned()],
+                ..with(renderer)
+            };
+            let out = render(&config, "", &document);
+            let reason = "it needs a password, and the one in `passwords` is wrong";
+            assert_eq!(
+                reasons(&out),
+                [format!("cannot render `mill.pdf`: {reason}")]
+            );
+        }
+    }
+
+    #[test]
+    fn a_page_that_brings_pdfium_down_is_rendered_by_hayro_and_the_next_by_pdfium() {
+        if pdfium().is_none() {
+            return;
+        }
+        let out = render(
+            &with(RendererChoice::Auto),
+            "abort pdfium 1",
+            &three_pages(),
+        );
+        assert_eq!(texts(&out), ["first page", "second page", "third page"]);
+        let renderers: Vec<_> = out
+            .sent
+            .iter()
+            .map(|page| attribute(page, "renderer"))
+            .collect();
+        assert!(renderers[1].contains("hayro"));
+        assert!(renderers[0].contains("pdfium") && renderers[2].contains("pdfium"));
+    }
+
+    #[test]
+    fn a_page_that_brings_every_renderer_down_costs_itself_alone() {
+        let out = render(&with(RendererChoice::Auto), "abort any 1", &three_pages());
+        assert_eq!(texts(&out), ["first page", "third page"]);
+        let hayro = "hayro was killed by signal 6 (abort)";
+        let reason = match pdfium() {
+            Some(_) => format!("pdfium was killed by signal 6 (abort), and {hayro}"),
+            None => hayro.to_owned(),
+        };
+        assert_eq!(
+            reasons(&out),
+            [format!("cannot render `mill.pdf#2`: {reason}")]
+        );
+    }
+
+    #[test]
+    fn a_page_that_takes_too_long_costs_itself_alone() {
+        let limits = RenderLimits {
+            page_s: 1,
+            ..RenderLimits::default()
+        };
+        let config = RenderPdfConfig {
+            limits,
+            ..with(RendererChoice::Hayro)
+        };
+        let out = render(&config, "hang any 0", &three_pages());
+        assert_eq!(texts(&out), ["second page", "third page"]);
+        assert_eq!(
+            reasons(&out),
+            ["cannot render `mill.pdf#1`: hayro took longer than 1 s"]
+        );
+    }
+
+    #[test]
+    fn a_page_that_takes_too_much_memory_costs_itself_alone() {
+        let limits = RenderLimits {
+            memory_mb: 512,
+            ..RenderLimits::default()
+        };
+        let config = RenderPdfConfig {
+            limits,
+            ..with(RendererChoice::Hayro)
+        };
+        let out = render(&config, "eat any 2", &three_pages());
+        assert_eq!(texts(&out), ["first page", "second page"]);
+        let reason = "hayro was killed by signal 6 (abort)";
+        assert_eq!(
+            reasons(&out),
+            [format!("cannot render `mill.pdf#3`: {reason}")]
+        );
+    }
+
+    #[test]
+    fn a_document_larger_than_the_memory_limit_is_not_even_sent() {
+        let limits = RenderLimits {
+            memory_mb: 64,
+            ..RenderLimits::default()
+        };
+        let config = RenderPdfConfig {
+            limits,
+            ..with(RendererChoice::Hayro)
+        };
+        let out = render(&config, "", &vec![0; 65 << 20]);
+        let reason = "it has 65 MB, and a rendering process may use 64 MB";
+        assert_eq!(
+            reasons(&out),
+            [format!("cannot render `mill.pdf`: {reason}")]
+        );
+    }
+
+    #[test]
+    fn a_program_that_is_no_worker_stops_the_run() {
+        let resources = Resources::default();
+        let worker = WorkerCommand {
+            program: "/bin/true".into(),
+            ..worker_command("")
+        };
+        resources.insert(
+            RenderPdfConfig::KIND,
+            RenderSetup {
+                worker,
+                pdfium: None,
+            },
+        );
+        let mut stage = with(RendererChoice::Auto).build(&resources).unwrap();
+        let error = run_stage(&mut *stage, []).error.unwrap();
+        assert_eq!(
+            error.hint(),
+            Some("call `run_worker_if_asked` first thing in `main`")
+        );
+    }
+}

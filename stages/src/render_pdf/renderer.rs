@@ -1,0 +1,136 @@
+//! What both renderers do, as the worker sees it.
+
+use super::protocol::{PageReply, Refusal};
+
+/// A document that a renderer has opened.
+pub trait OpenDocument {
+    /// Number of pages that the document claims to have.
+    fn n_pages(&self) -> u32;
+
+    /// Renders page `index` (from 0) into the front of `pixels` (RGB8,
+    /// `[height, width, 3]`, no padding; white where the page is empty) and
+    /// reads its text if `words` says so.
+    ///
+    /// # Errors
+    /// Why the page cannot be rendered, as the end of a sentence.
+    fn render(
+        &mut self,
+        index: u32,
+        long_side_px: u32,
+        words: bool,
+        pixels: &mut [u8],
+    ) -> Result<PageReply, String>;
+}
+
+/// The sizes of a page: on paper and in pixels.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PageSize {
+    /// Width as displayed, in points.
+    pub width_pt: f32,
+    /// Height as displayed, in points.
+    pub height_pt: f32,
+    /// Width of the image.
+    pub width_px: u32,
+    /// Height of the image.
+    pub height_px: u32,
+}
+
+impl PageSize {
+    /// Scales a page so that its longer side is `long_side_px`, whatever its
+    /// box says: a page of a square mile gets no more pixels than a stamp.
+    ///
+    /// # Errors
+    /// The page has no size.
+    pub fn fit(width_pt: f32, height_pt: f32, long_side_px: u32) -> Result<Self, String> {
+        if ![width_pt, height_pt]
+            .iter()
+            .all(|side| side.is_finite() && *side > 0.0)
+        {
+            return Err(format!("it has no size ({width_pt} x {height_pt} points)"));
+        }
+        let scale = f64::from(long_side_px) / f64::from(width_pt.max(height_pt));
+        let scaled = |side_pt: f32| {
+            let side_px = (f64::from(side_pt) * scale).round() as u32;
+            side_px.clamp(1, long_side_px)
+        };
+        Ok(Self {
+            width_pt,
+            height_pt,
+            width_px: scaled(width_pt),
+            height_px: scaled(height_pt),
+        })
+    }
+
+    /// Bytes that pdfium needs for the image: it wants rows of whole 32-bit words.
+    pub fn n_bytes_padded(&self) -> usize {
+        padded_row_bytes(self.width_px) * self.height_px as usize
+    }
+}
+
+/// Bytes of one row in a buffer of pdfium's.
+pub fn padded_row_bytes(width_px: u32) -> usize {
+    (width_px as usize * 3).next_multiple_of(4)
+}
+
+/// Room for any page whose longer side is `long_side_px`.
+pub fn page_buffer_bytes(long_side_px: u32) -> usize {
+    padded_row_bytes(long_side_px) * long_side_px as usize
+}
+
+/// Tries no password, then each of `passwords`; answers which one was right.
+///
+/// # Errors
+/// [`Refusal::Encrypted`] when none of them opens the document.
+pub fn with_passwords<T>(
+    passwords: &[String],
+    mut open: impl FnMut(Option<&str>) -> Result<T, Refusal>,
+) -> Result<(T, Option<&str>), Refusal> {
+    let tries = std::iter::once(None).chain(passwords.iter().map(|word| Some(word.as_str())));
+    for password in tries {
+        match open(password) {
+            Err(Refusal::Encrypted) => {}
+            Err(refusal) => return Err(refusal),
+            Ok(opened) => return Ok((opened, password)),
+        }
+    }
+    Err(Refusal::Encrypted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pixels(width_pt: f32, height_pt: f32, long_side_px: u32) -> (u32, u32) {
+        let size = PageSize::fit(width_pt, height_pt, long_side_px).unwrap();
+        (size.width_px, size.height_px)
+    }
+
+    #[test]
+    fn the_longer_side_is_what_was_asked_for() {
+        assert_eq!(pixels(595.0, 842.0, 1024), (724, 1024));
+        assert_eq!(pixels(842.0, 595.0, 1024), (1024, 724));
+        assert_eq!(pixels(1.0, 1.0, 7), (7, 7));
+    }
+
+    #[test]
+    fn a_page_box_of_any_size_gives_an_image_within_the_cap() {
+        assert_eq!(pixels(f32::MAX, 1.0, 1024), (1024, 1));
+        assert_eq!(pixels(f32::MIN_POSITIVE, f32::MAX, 1024), (1, 1024));
+        for (width, height) in [
+            (0.0, 9.0),
+            (f32::NAN, 9.0),
+            (9.0, f32::INFINITY),
+            (-1.0, 9.0),
+        ] {
+            assert!(PageSize::fit(width, height, 1024).is_err());
+        }
+    }
+
+    #[test]
+    fn the_buffer_holds_every_page_that_fits_the_cap() {
+        for side_px in [1, 2, 3, 1023, 1024] {
+            let size = PageSize::fit(9.0, 9.0, side_px).unwrap();
+            assert!(size.n_bytes_padded() <= page_buffer_bytes(side_px));
+        }
+    }
+}

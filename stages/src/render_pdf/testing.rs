@@ -1,0 +1,191 @@
+//! For the tests of this folder: small PDFs, and a worker that is this test executable.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pagemill_pipeline::testing::{StageOutput, run_stage};
+use pagemill_pipeline::{Item, Resources, StageConfig};
+
+use super::config::{RenderPdfConfig, RenderSetup, find_pdfium};
+use super::process::WorkerCommand;
+use super::protocol::Renderer;
+use super::worker;
+
+/// Set in a worker's environment; its value is the misdeed to commit, such as
+/// `abort pdfium 1`, or empty.
+const MISDEED: &str = "PAGEMILL_TEST_WORKER";
+
+/// Runs this test executable as a worker that commits a misdeed before it
+/// renders a page: `abort`, `hang` or `eat` (memory), by one renderer or by
+/// `any`, on a page counted from 0.
+pub fn worker_command(misdeed: &str) -> WorkerCommand {
+    // Workers enter by a test of their own, since a test executable has no `main`.
+    let entry = concat!(module_path!(), "::worker_entry");
+    let (_crate_name, entry) = entry.split_once("::").unwrap();
+    WorkerCommand {
+        program: std::env::current_exe().unwrap(),
+        arguments: vec![entry.into(), "--exact".into(), "--test-threads=1".into()],
+        environment: vec![(MISDEED.into(), misdeed.into())],
+    }
+}
+
+#[test]
+fn worker_entry() {
+    let Ok(misdeed) = std::env::var(MISDEED) else {
+        return;
+    };
+    worker::run(&mut |renderer, index| commit(&misdeed, renderer, index));
+}
+
+fn commit(misdeed: &str, renderer: Renderer, index: u32) {
+    let [deed, who, page] = misdeed.split(' ').collect::<Vec<_>>()[..] else {
+        return;
+    };
+    if page != index.to_string() || ![renderer.name(), "any"].contains(&who) {
+        return;
+    }
+    match deed {
+        "abort" => std::process::abort(),
+        "hang" => loop {
+            std::thread::park_timeout(Duration::from_mins(1));
+        },
+        "eat" => {
+            let hoard: Vec<Vec<u8>> = (0..64).map(|_| vec![1; 64 << 20]).collect();
+            assert!(hoard.len() < 64, "4 GB fit into the limit");
+        }
+        _ => {}
+    }
+}
+
+/// libpdfium, where the setup script puts it. Tests that need it pass without
+/// it, and say that they did nothing.
+pub fn pdfium() -> Option<PathBuf> {
+    let home = std::env::home_dir().unwrap_or_default();
+    let found = find_pdfium([home.join(".cache/pagemill/pdfium/libpdfium.so")]);
+    if found.is_none() {
+        println!("libpdfium is not installed: hayro alone is tested");
+    }
+    found
+}
+
+/// Runs the stage over one PDF, with workers that commit `misdeed`.
+pub fn render(config: &RenderPdfConfig, misdeed: &str, pdf: &[u8]) -> StageOutput {
+    let resources = Resources::default();
+    let setup = RenderSetup {
+        worker: worker_command(misdeed),
+        pdfium: pdfium(),
+    };
+    resources.insert(RenderPdfConfig::KIND, setup);
+    let mut stage = config.build(&resources).unwrap();
+    run_stage(
+        &mut *stage,
+        [Item::of_document(
+            "mill.pdf",
+            "application/pdf",
+            pdf.to_vec(),
+        )],
+    )
+}
+
+/// The sentences of the dead letters.
+pub fn reasons(output: &StageOutput) -> Vec<&str> {
+    output
+        .dead
+        .iter()
+        .map(|(_, reason)| reason.as_str())
+        .collect()
+}
+
+/// A PDF of these objects, numbered from 1; the first is the catalog, the
+/// second may be the document information.
+pub fn pdf_of(objects: &[String]) -> Vec<u8> {
+    let mut pdf = String::from("%PDF-1.7\n");
+    let mut table = format!("xref\n0 {}\n0000000000 65535 f \n", objects.len() + 1);
+    for (index, object) in objects.iter().enumerate() {
+        writeln!(table, "{:010} 00000 n ", pdf.len()).unwrap();
+        writeln!(pdf, "{} 0 obj\n{object}\nendobj", index + 1).unwrap();
+    }
+    let place = pdf.len();
+    let n_objects = objects.len() + 1;
+    write!(
+        pdf,
+        "{table}trailer\n<< /Size {n_objects} /Root 1 0 R /Info 2 0 R >>\n"
+    )
+    .unwrap();
+    write!(pdf, "startxref\n{place}\n%%EOF\n").unwrap();
+    pdf.into_bytes()
+}
+
+/// A page of a test document.
+pub struct TestPage<'a> {
+    /// Entries of the page besides those that every page has.
+    pub entries: &'a str,
+    /// Lines of text from the top, 12 points high, 20 points apart.
+    pub lines: &'a [&'a str],
+}
+
+/// Half of A4, upright.
+pub const UPRIGHT: &str = "/MediaBox [0 0 420 595]";
+
+/// A PDF with these pages, called `The Mill` by `Ann Miller`.
+pub fn pdf(pages: &[TestPage<'_>]) -> Vec<u8> {
+    let mut objects = vec![
+        "<< /Type /Catalog /Pages 3 0 R >>".to_owned(),
+        "<< /Title (The Mill) /Author (Ann Miller) >>".to_owned(),
+        String::new(),
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>".to_owned(),
+    ];
+    let mut kids = String::new();
+    for page in pages {
+        let mut content = "BT /F 12 Tf 20 TL 50 500 Td".to_owned();
+        for line in page.lines {
+            write!(content, " ({line}) Tj T*").unwrap();
+        }
+        content.push_str(" ET");
+        let number = objects.len() + 1;
+        write!(kids, "{number} 0 R ").unwrap();
+        objects.push(format!(
+            "<< /Type /Page /Parent 3 0 R /Resources << /Font << /F 4 0 R >> >> \
+             /Contents {} 0 R {} >>",
+            number + 1,
+            page.entries
+        ));
+        objects.push(format!(
+            "<< /Length {} >>\nstream\n{content}\nendstream",
+            content.len()
+        ));
+    }
+    objects[2] = format!("<< /Type /Pages /Kids [{kids}] /Count {} >>", pages.len());
+    pdf_of(&objects)
+}
+
+/// Three pages: `first page`, `second page`, `third page`.
+pub fn three_pages() -> Vec<u8> {
+    let lines = [["first page"], ["second page"], ["third page"]];
+    let pages = lines.each_ref().map(|lines| TestPage {
+        entries: UPRIGHT,
+        lines,
+    });
+    pdf(&pages)
+}
+
+/// The same document, locked with a user password.
+pub fn locked(pdf: &[u8], password: &str) -> Vec<u8> {
+    use lopdf::{Document, EncryptionState, EncryptionVersion, Object, Permissions};
+    let mut document = Document::load_mem(pdf).unwrap();
+    let id = || Object::string_literal(&b"0123456789abcdef"[..]);
+    document.trailer.set("ID", Object::Array(vec![id(), id()]));
+    let version = EncryptionVersion::V2 {
+        document: &document,
+        owner_password: "miller",
+        user_password: password,
+        key_length: 128,
+        permissions: Permissions::all(),
+    };
+    let state = EncryptionState::try_from(version).unwrap();
+    document.encrypt(&state).unwrap();
+    let mut locked = Vec::new();
+    document.save_to(&mut locked).unwrap();
+    locked
+}
