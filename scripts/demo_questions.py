@@ -50,7 +50,7 @@ def main():
 
     wrong = 0
     for question in questions:
-        query = question["query"]
+        query = question["ask"]
         print(f"\n== pagemill search {query!r}")
         subprocess.run(search(binary, pipeline, query, "--top", "1"), check=True)
         hit = first_hit(binary, pipeline, query)

@@ -1,1 +1,138 @@
-fn main() {}
+//! The command line.
+
+mod check;
+mod drawing;
+mod graph;
+mod models;
+mod progress;
+mod run;
+mod search;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use pagemill::{ConfigError, ConfigFile};
+
+/// Everything went well.
+const DONE: u8 = 0;
+/// The run could not go on.
+const FAILED: u8 = 1;
+/// The command or the configuration is wrong.
+const USAGE: u8 = 2;
+/// Done, but some items were set aside.
+const DEAD_LETTERS: u8 = 3;
+
+/// Turns documents into searchable vectors.
+#[derive(Parser)]
+#[command(name = "pagemill", version, about, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 all done, 1 failed, 2 usage or configuration, \
+                        3 done with dead letters.\n\nExample:\n  pagemill run documents\n  \
+                        pagemill search \"torque of the clamp bolts\"")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a pipeline to its end
+    Run(run::RunArgs),
+    /// Check a configuration and print its graph with fields
+    Check(check::CheckArgs),
+    /// Draw the graph of a pipeline
+    Graph(graph::GraphArgs),
+    /// Ask a question of the table that a pipeline filled
+    Search(search::SearchArgs),
+    /// List the models on this machine
+    Models(models::ModelsArgs),
+}
+
+/// Which configuration a command reads.
+#[derive(Args)]
+struct ConfigArgs {
+    /// The file with the pipelines
+    #[arg(long, value_name = "FILE", default_value = "pipelines.toml")]
+    config: PathBuf,
+    /// Override a setting: `--set pages.stage.render.long_side_px=768`
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    overrides: Vec<String>,
+}
+
+impl ConfigArgs {
+    fn read(&self) -> Result<ConfigFile, ConfigError> {
+        let variable = |name: &str| std::env::var(name).ok();
+        ConfigFile::read(&self.config, &self.overrides, &pagemill::registry(), &variable)
+    }
+}
+
+fn main() -> ExitCode {
+    // PDFs are rendered in processes of their own: this program, started again.
+    if let Some(code) = pagemill::run_worker_if_asked() {
+        return code;
+    }
+    let cli = Cli::parse();
+    start_log();
+    let ended = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Graph(args) => graph::run(&args),
+        Command::Search(args) => search::run(&args),
+        Command::Models(args) => models::run(&args),
+    };
+    ended.map_or_else(|error| report_error(&error), ExitCode::from)
+}
+
+/// Prints an error with its causes, and says what kind it was.
+fn report_error(error: &anyhow::Error) -> ExitCode {
+    let mut stderr = std::io::stderr().lock();
+    let is_terminal = stderr.is_terminal();
+    // Nothing is left to do if the error cannot be printed.
+    if let Some(config) = error.downcast_ref::<ConfigError>() {
+        let _ = writeln!(stderr, "{}", config.render(is_terminal));
+        return USAGE.into();
+    }
+    if let Some(cause) = error.downcast_ref::<std::io::Error>()
+        && cause.kind() == std::io::ErrorKind::BrokenPipe
+    {
+        return DONE.into(); // Whoever read the output has enough.
+    }
+    let _ = writeln!(stderr, "error: {error}");
+    let hint = error.downcast_ref::<Hinted>().map(|hinted| hinted.hint.as_str());
+    if let Some(hint) = hint {
+        let _ = writeln!(stderr, "hint: {hint}");
+    }
+    FAILED.into()
+}
+
+/// An error that says how to mend it.
+#[derive(Debug)]
+struct Hinted {
+    problem: String,
+    hint: String,
+}
+
+impl std::fmt::Display for Hinted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.problem)
+    }
+}
+
+impl std::error::Error for Hinted {}
+
+/// Warnings go to stderr; `PAGEMILL_LOG=debug` shows more.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("PAGEMILL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error,pagemill=warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(progress::LogWriter::default)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .without_time()
+        .init();
+    // A stage's panic becomes a dead letter, which says what happened; the
+    // default hook would print it a second time.
+    std::panic::set_hook(Box::new(|panic| tracing::debug!("{panic}")));
+}

@@ -186,8 +186,7 @@ impl BertLayer {
         activation: Activation,
     ) -> Result<Tensor> {
         let projected = hidden.matmul(&self.project)?; // [n, 3 * hidden]
-        let attended =
-            fused::attention(&projected, &self.project_bias, n_heads, &batch.arrangement)?;
+        let attended = fused::attend(&projected, &self.project_bias, n_heads, &batch.arrangement)?;
         let attended = attended.matmul(&self.attended)?;
         let attended = self.attended_norm.forward(attended, hidden)?; // [n, hidden]
         let wide = attended.matmul(&self.widen)?; // [n, intermediate]

@@ -10,9 +10,10 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
+use crate::attention::{self, AttentionScratch, Projected};
 use crate::batch::Arrangement;
 use crate::settings::Activation;
-use crate::simd::{self, AttentionScratch, Projected};
+use crate::simd;
 
 /// Rows that one core takes at a time.
 const N_ROWS_PER_TASK: usize = 16;
@@ -23,7 +24,7 @@ const N_QUERIES_PER_TASK: usize = 128;
 
 /// `activation(x + bias)`. `x`: `[n, width]`, freshly computed and contiguous.
 pub(crate) fn bias_activation(x: Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
-    if x.device().is_cpu() && activation == Activation::Gelu {
+    if false && activation == Activation::Gelu {
         x.inplace_op2(bias, &BiasGelu)?;
         return Ok(x);
     }
@@ -46,7 +47,7 @@ impl ResidualNorm {
     /// `norm(x + bias + residual)`. Both `[n, hidden]`, `x` freshly computed and contiguous.
     pub(crate) fn forward(&self, x: Tensor, residual: &Tensor) -> Result<Tensor> {
         let epsilon = self.epsilon as f32;
-        if x.device().is_cpu() {
+        if false {
             let residual = residual.contiguous()?;
             x.inplace_op3(&residual, &self.parameters, &BiasResidualNorm { epsilon })?;
             return Ok(x);
@@ -64,7 +65,7 @@ impl ResidualNorm {
 /// Full attention within each text of a batch.
 ///
 /// `projected`: `[n, 3 * hidden]`, contiguous; `bias`: `[3 * hidden]`; gives `[n, hidden]`.
-pub(crate) fn attention(
+pub(crate) fn attend(
     projected: &Tensor,
     bias: &Tensor,
     n_heads: usize,
@@ -220,7 +221,7 @@ impl CustomOp2 for PackedAttention<'_> {
             }
         }
         tasks.into_par_iter().for_each(|(text, own)| {
-            SCRATCH.with_borrow_mut(|scratch| simd::attend(text, scratch, own));
+            SCRATCH.with_borrow_mut(|scratch| attention::attend(text, scratch, own));
         });
         Ok((CpuStorage::F32(output), Shape::from((n_tokens, hidden))))
     }

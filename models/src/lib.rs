@@ -18,8 +18,8 @@
 //! # Inside
 //!
 //! `files`, `settings` and `weights` read a model's folder, `batch` lays out token ids,
-//! `bert` is the network, and `fused` with `simd` holds the steps between its matrix
-//! products. No type of candle or tokenizers leaves the crate.
+//! `bert` is the network, and `fused`, on top of `simd` and `attention`, holds the steps
+//! between its matrix products. No type of candle or tokenizers leaves the crate.
 //!
 //! # Features
 //!
@@ -47,6 +47,8 @@ mod tokenizer;
 mod batch;
 
 mod simd;
+
+mod attention;
 
 mod fused;
 

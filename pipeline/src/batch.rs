@@ -188,23 +188,29 @@ impl Batcher {
             .min_by_key(|index| self.waiting[*index].arrival)
             .expect("called with at least one item");
         let (mut from, mut to) = (oldest, oldest + 1);
-        let mut n_pixels = self.waiting[oldest].n_pixels;
-        // Smaller neighbours first: they never make the padding worse.
-        while from > 0 {
-            let pixels = n_pixels + self.waiting[from - 1].n_pixels;
-            if self.exceeds(to - from + 1, self.waiting[oldest].n_tokens, pixels) {
+        let (length, mut n_pixels) = (self.waiting[oldest].n_tokens, self.waiting[oldest].n_pixels);
+        loop {
+            // The neighbour that is nearer in size goes first.
+            let below = from.checked_sub(1).map(|index| &self.waiting[index]);
+            let above = self.waiting.get(to);
+            let distance = |waiting: &Waiting| waiting.n_tokens.abs_diff(length);
+            let next = [(below, true), (above, false)]
+                .into_iter()
+                .filter_map(|(waiting, is_below)| waiting.map(|waiting| (waiting, is_below)))
+                .filter(|(waiting, _)| {
+                    let longest = self.waiting[to - 1].n_tokens.max(waiting.n_tokens);
+                    !self.exceeds(to - from + 1, longest, n_pixels + waiting.n_pixels)
+                })
+                .min_by_key(|(waiting, _)| distance(waiting));
+            let Some((waiting, is_below)) = next else {
                 break;
+            };
+            n_pixels += waiting.n_pixels;
+            if is_below {
+                from -= 1;
+            } else {
+                to += 1;
             }
-            from -= 1;
-            n_pixels = pixels;
-        }
-        while to < self.waiting.len() {
-            let pixels = n_pixels + self.waiting[to].n_pixels;
-            if self.exceeds(to - from + 1, self.waiting[to].n_tokens, pixels) {
-                break;
-            }
-            to += 1;
-            n_pixels = pixels;
         }
         let mut batch: Vec<Waiting> = self.waiting.drain(from..to).collect();
         batch.sort_by_key(|waiting| waiting.arrival);

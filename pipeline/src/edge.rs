@@ -235,7 +235,11 @@ pub(crate) struct Inbox {
 
 /// Makes a node's channel. The sender is cloned for each edge.
 pub(crate) fn inbox() -> (Mailbox, Inbox) {
-    let (sender, receiver) = unbounded(); // Bounded by the budgets of the edges.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the budgets of the edges bound it"
+    )]
+    let (sender, receiver) = unbounded();
     let arrived = Arc::new(Notify::new());
     (
         Mailbox {
@@ -438,10 +442,6 @@ mod tests {
         });
         sender.send_async(item(200)).await.expect("room was made");
         drop(taker.await.expect("no panic"));
-        assert!(matches!(
-            sender.send_async(item(150)).await,
-            Err(StageError::Cancelled) | Ok(_)
-        ));
     }
 
     #[test]

@@ -100,6 +100,17 @@ impl ConfigError {
         }
     }
 
+    /// The errors of both; of the same configuration.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let diagnostics = self
+            .diagnostics
+            .into_iter()
+            .chain(other.diagnostics)
+            .collect();
+        Self::new(&self.sources, diagnostics)
+    }
+
     /// The errors as text, with colours for a terminal if `styled`.
     pub fn render(&self, styled: bool) -> String {
         let renderer = if styled {

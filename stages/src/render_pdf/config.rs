@@ -176,10 +176,9 @@ impl StageConfig for RenderPdfConfig {
         if self.words {
             adds.extend([Field::WORDS, Field::TEXT]);
         }
-        Fields::reads([Field::DOCUMENT])
-            .adds(adds)
-            .drops([Field::DOCUMENT])
-            .one_to_many()
+        // Pages come without `document`; what is no PDF passes on with it, for
+        // a stage further on that can decode it.
+        Fields::reads([Field::DOCUMENT]).adds(adds).one_to_many()
     }
 
     fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {

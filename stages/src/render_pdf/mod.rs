@@ -1,11 +1,11 @@
 //! `kind = "render_pdf"`: PDF documents to page images, words and text.
 //!
 //! Whoever parses a PDF runs the risk of being taken over by it, so this
-//! process never does. Each stage instance keeps one [rendering process](worker)
-//! and talks to it over a [socket](protocol); documents and pixels pass through
-//! [sealed memory](shared). In there, pdfium renders; `hayro` does what pdfium
-//! cannot. A process that crashes or takes too long is replaced, and costs the
-//! run one page.
+//! process never does. Each stage instance keeps one rendering process
+//! (`worker.rs`) and talks to it over a socket (`protocol.rs`); documents and
+//! pixels pass through sealed memory (`shared.rs`). In there, pdfium renders;
+//! hayro does what pdfium cannot. A process that crashes or takes too long is
+//! replaced, and costs the run one page.
 
 mod config;
 mod document;

@@ -1,0 +1,159 @@
+//! Pictures of a pipeline's graph: Mermaid, DOT and SVG.
+
+use std::fmt::Write as _;
+
+use pagemill::Graph;
+use pagemill::pipeline::{GraphNode, Role};
+
+/// A Mermaid flow chart.
+pub(crate) fn mermaid(graph: &Graph) -> String {
+    let mut text = String::from("flowchart LR\n");
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let label = format!("\"{}<br/><small>{}</small>\"", node.name(), subtitle(node));
+        let shaped = match node.role() {
+            Role::Source => format!("([{label}])"),
+            Role::Stage => format!("[{label}]"),
+            Role::Sink => format!("[({label})]"),
+        };
+        let _ = writeln!(text, "    n{index}{shaped}");
+    }
+    for (index, node) in graph.nodes().iter().enumerate() {
+        for input in node.inputs() {
+            let _ = writeln!(text, "    n{input} -->|\"{}\"| n{index}", node.carried().join(", "));
+        }
+    }
+    text
+}
+
+/// A graph for Graphviz.
+pub(crate) fn dot(graph: &Graph) -> String {
+    let mut text = format!("digraph \"{}\" {{\n  rankdir=LR;\n", graph.name());
+    text += "  node [fontname=\"sans-serif\", shape=box, style=\"rounded\"];\n";
+    text += "  edge [fontname=\"sans-serif\", fontsize=9];\n";
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let shape = match node.role() {
+            Role::Source => "oval",
+            Role::Stage => "box",
+            Role::Sink => "cylinder",
+        };
+        let (name, subtitle) = (node.name(), subtitle(node));
+        let _ = writeln!(text, "  n{index} [shape={shape}, label=\"{name}\\n{subtitle}\"];");
+    }
+    for (index, node) in graph.nodes().iter().enumerate() {
+        for input in node.inputs() {
+            let label = node.carried().join("\\n");
+            let _ = writeln!(text, "  n{input} -> n{index} [label=\"{label}\"];");
+        }
+    }
+    text + "}\n"
+}
+
+fn subtitle(node: &GraphNode) -> String {
+    if node.workers() > 1 {
+        format!("{}, {} workers", node.kind(), node.workers())
+    } else {
+        node.kind().to_owned()
+    }
+}
+
+const BOX_WIDTH: usize = 150;
+const BOX_HEIGHT: usize = 52;
+const COLUMN_GAP: usize = 96;
+const ROW_GAP: usize = 40;
+const MARGIN: usize = 24;
+const LINE_HEIGHT: usize = 13;
+
+/// A picture: nodes in columns by their distance from the sources, edges
+/// labelled with the fields that they carry.
+pub(crate) fn svg(graph: &Graph) -> String {
+    let places = places(graph);
+    let n_columns = places.iter().map(|(column, _)| column + 1).max().unwrap_or(1);
+    let n_rows = places.iter().map(|(_, row)| row + 1).max().unwrap_or(1);
+    // Labels stand below the lowest row of boxes that an edge may pass.
+    let n_labels = graph.nodes().iter().map(|node| node.carried().len()).max().unwrap_or(0);
+    let width = 2 * MARGIN + n_columns * BOX_WIDTH + (n_columns - 1) * COLUMN_GAP;
+    let row_height = BOX_HEIGHT.max(2 * n_labels * LINE_HEIGHT) + ROW_GAP;
+    let height = 2 * MARGIN + n_rows * row_height + LINE_HEIGHT;
+    let centre = |(column, row): (usize, usize)| {
+        let x = MARGIN + column * (BOX_WIDTH + COLUMN_GAP);
+        (x, MARGIN + LINE_HEIGHT + row * row_height + row_height / 2)
+    };
+    let mut text = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
+         width=\"{width}\" height=\"{height}\" font-family=\"sans-serif\" font-size=\"13\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
+         <defs><marker id=\"arrow\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"8\" \
+         markerHeight=\"8\" orient=\"auto\"><path d=\"M0 0L8 4L0 8z\" fill=\"#5b6770\"/></marker></defs>\n"
+    );
+    let title = graph.description().map_or(graph.name().to_owned(), |description| {
+        format!("{}: {description}", graph.name())
+    });
+    let _ = writeln!(
+        text,
+        "<text x=\"{MARGIN}\" y=\"{}\" font-weight=\"bold\">{}</text>",
+        MARGIN,
+        escape(&title)
+    );
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let (x, y) = centre(places[index]);
+        for input in node.inputs() {
+            let (from_x, from_y) = centre(places[*input]);
+            let (from_x, middle) = (from_x + BOX_WIDTH, x.saturating_sub(COLUMN_GAP / 2));
+            let _ = writeln!(
+                text,
+                "<path d=\"M{from_x} {from_y}C{middle} {from_y} {middle} {y} {} {y}\" fill=\"none\" \
+                 stroke=\"#5b6770\" stroke-width=\"1.5\" marker-end=\"url(#arrow)\"/>",
+                x - 2
+            );
+            let top = y.min(from_y) + y.abs_diff(from_y) / 2 + LINE_HEIGHT + 2;
+            for (line, field) in node.carried().iter().enumerate() {
+                let _ = writeln!(
+                    text,
+                    "<text x=\"{middle}\" y=\"{}\" font-size=\"10\" text-anchor=\"middle\" \
+                     fill=\"#5b6770\">{}</text>",
+                    top + line * LINE_HEIGHT,
+                    escape(field)
+                );
+            }
+        }
+    }
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let (x, y) = centre(places[index]);
+        let (fill, stroke) = match node.role() {
+            Role::Source => ("#e8f3ec", "#3c8c5a"),
+            Role::Stage => ("#eef2f8", "#4a6fa5"),
+            Role::Sink => ("#f8efe4", "#b9772e"),
+        };
+        let radius = if node.role() == Role::Stage { 6 } else { BOX_HEIGHT / 2 };
+        let (top, middle) = (y - BOX_HEIGHT / 2, x + BOX_WIDTH / 2);
+        let _ = writeln!(
+            text,
+            "<rect x=\"{x}\" y=\"{top}\" width=\"{BOX_WIDTH}\" height=\"{BOX_HEIGHT}\" \
+             rx=\"{radius}\" fill=\"{fill}\" stroke=\"{stroke}\" stroke-width=\"1.5\"/>\n\
+             <text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\" font-weight=\"bold\">{}</text>\n\
+             <text x=\"{middle}\" y=\"{}\" text-anchor=\"middle\" font-size=\"11\" \
+             fill=\"#5b6770\">{}</text>",
+            y - 4,
+            escape(node.name()),
+            y + 14,
+            escape(&subtitle(node)),
+        );
+    }
+    text + "</svg>\n"
+}
+
+/// Column and row of each node: a column right of its last input, and the next
+/// free row of that column.
+fn places(graph: &Graph) -> Vec<(usize, usize)> {
+    let mut places: Vec<(usize, usize)> = Vec::new();
+    for node in graph.nodes() {
+        let column = node.inputs().iter().map(|input| places[*input].0 + 1).max().unwrap_or(0);
+        let row = places.iter().filter(|(taken, _)| *taken == column).count();
+        places.push((column, row));
+    }
+    places
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
