@@ -43,6 +43,10 @@
 //! }
 //! ```
 
+mod searcher;
+
+pub use searcher::{AskError, Searcher};
+
 pub use pagemill_models as models;
 pub use pagemill_pipeline as pipeline;
 pub use pagemill_sinks as sinks;

@@ -178,8 +178,13 @@ impl ModelError {
     /// What to do about it, as one sentence without a full stop.
     pub fn hint(&self) -> String {
         match self {
+            Self::NotFound { name, .. } if name.is_empty() || name.starts_with(['/', '.']) => {
+                "give the path of a folder that holds `config.json`, `tokenizer.json` and \
+                 `model.safetensors`, or a name such as `sentence-transformers/all-MiniLM-L6-v2`"
+                    .into()
+            }
             Self::NotFound { name, .. } => format!(
-                "run `huggingface-cli download {name}`, or give the path of a folder that holds \
+                "run `hf download {name}`, or give the path of a folder that holds \
                  `config.json`, `tokenizer.json` and `model.safetensors`"
             ),
             Self::MissingFile { file, .. } if file.ends_with(".safetensors") => {

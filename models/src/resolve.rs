@@ -242,10 +242,11 @@ mod tests {
         assert!(
             error
                 .hint()
-                .starts_with("run `huggingface-cli download owner/tiny-model`")
+                .starts_with("run `hf download owner/tiny-model`")
         );
         let error = resolve("./absent", &places).unwrap_err();
         assert_eq!(error.to_string(), "no model `./absent` in ./absent");
+        assert!(error.hint().starts_with("give the path of a folder"));
     }
 
     #[test]

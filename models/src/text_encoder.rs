@@ -178,7 +178,7 @@ impl TextEncoder {
         // Texts of like length share a pass; longest first, so that running out of memory
         // happens at once or never.
         rows.sort_by_key(|(_, ids)| std::cmp::Reverse(ids.len()));
-        let is_cpu = false;
+        let is_cpu = self.network.device().is_cpu();
         for pass in passes(&rows, self.max_pass_tokens, is_cpu) {
             let ids: Vec<&[u32]> = pass.iter().map(|(_, ids)| ids.as_slice()).collect();
             for ((place, _), vector) in pass.iter().zip(self.encode_pass(&ids)?) {
@@ -191,7 +191,7 @@ impl TextEncoder {
     /// One pass of the network; `None` for a vector that is not finite.
     fn encode_pass(&self, rows: &[&[u32]]) -> Result<Vec<Option<Vec<f32>>>, ModelError> {
         let device = self.network.device();
-        let batch = if false {
+        let batch = if device.is_cpu() {
             TokenBatch::packed(rows)
         } else {
             TokenBatch::padded(rows, device).map_err(ModelError::compute("laying out a batch"))?

@@ -168,29 +168,29 @@ impl ChunkText {
     }
 
     fn send_chunks(&self, page: &Item, text: &str, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
-        let mut part = 0;
         let sizer = Sizer {
             limits: self.limits,
             tokenizer: self.counter.tokenizer(),
         };
-        let mut send = |chunk: Chunk<'_>| {
-            part += 1;
-            let mut item = page.clone().with_part(part);
-            item.set(Field::TEXT.name, chunk.text);
-            item.set(CHAR_START.name, chunk.char_start as i64);
-            item.set(CHAR_END.name, chunk.char_end as i64);
-            outlet.send(item)
-        };
-        split(text, &sizer, &mut send)?;
-        if part == 0 && self.keep_empty {
-            send(Chunk {
-                text: "",
-                char_start: 0,
-                char_end: 0,
-            })?;
+        let mut n_chunks = 0;
+        split(text, &sizer, &mut |chunk| {
+            n_chunks += 1;
+            outlet.send(part_of(page, n_chunks, chunk))
+        })?;
+        if n_chunks == 0 && self.keep_empty {
+            outlet.send(part_of(page, 1, Chunk::EMPTY))?;
         }
         Ok(())
     }
+}
+
+/// The item of one chunk: the page's fields with the chunk's text.
+fn part_of(page: &Item, part: u32, chunk: Chunk<'_>) -> Item {
+    let mut item = page.clone().with_part(part);
+    item.set(Field::TEXT.name, chunk.text);
+    item.set(CHAR_START.name, chunk.char_start as i64);
+    item.set(CHAR_END.name, chunk.char_end as i64);
+    item
 }
 
 impl Counter {

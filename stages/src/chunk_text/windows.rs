@@ -27,6 +27,15 @@ pub(super) struct Chunk<'a> {
     pub(super) char_end: usize,
 }
 
+impl Chunk<'_> {
+    /// What stands for a text without any.
+    pub(super) const EMPTY: Self = Self {
+        text: "",
+        char_start: 0,
+        char_end: 0,
+    };
+}
+
 /// Splits `text` and gives each chunk to `send`, in order. A text of white
 /// space has none.
 pub(super) fn split<'a, E>(

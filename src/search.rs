@@ -1,0 +1,134 @@
+//! `pagemill search`.
+
+use std::io::Write as _;
+
+use clap::{Args, ValueEnum};
+use pagemill::Searcher;
+use pagemill::models::ModelPlaces;
+use pagemill::sinks::{Hit, SearchMode};
+
+use crate::{ConfigArgs, DONE, Hinted};
+
+/// Ask a question of the table that a pipeline filled.
+#[derive(Args)]
+#[command(after_help = "Example:\n  pagemill search \"torque of the clamp bolts\" --top 3")]
+pub(crate) struct SearchArgs {
+    /// The question
+    query: String,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The pipeline whose table is searched; the file's first if left out
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
+    /// By words, by meaning, or both; both where the pipeline has a model
+    #[arg(long, value_enum)]
+    mode: Option<Mode>,
+    /// How many passages
+    #[arg(long, value_name = "N", default_value_t = 5,
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    top: u16,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Mode {
+    /// Full text, ranked by BM25
+    Text,
+    /// Vectors, ranked by cosine
+    Vector,
+    /// Both, joined by reciprocal rank fusion
+    Hybrid,
+}
+
+impl From<Mode> for SearchMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Text => Self::Text,
+            Mode::Vector => Self::Vector,
+            Mode::Hybrid => Self::Hybrid,
+        }
+    }
+}
+
+pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<u8> {
+    let file = args.config.read()?;
+    let graph = file.pipeline(args.pipeline.as_deref())?;
+    let mode = args.mode.map(SearchMode::from);
+    let runtime = tokio::runtime::Runtime::new()?;
+    let places = ModelPlaces::from_environment();
+    let answered = runtime.block_on(async {
+        let searcher = Searcher::open(graph, &places, mode).await?;
+        let mode = mode.unwrap_or_else(|| searcher.default_mode());
+        let hits = searcher.search(&args.query, Some(mode), args.top.into()).await?;
+        Ok::<_, pagemill::AskError>((mode, hits))
+    });
+    let (mode, hits) = answered
+        .map_err(|error| Hinted { hint: error.hint(), problem: error.to_string() })?;
+    let mut stdout = std::io::stdout().lock();
+    if args.json {
+        let hits: Vec<_> = hits.iter().map(json).collect();
+        let answer = serde_json::json!({
+            "query": args.query,
+            "pipeline": graph.name(),
+            "mode": mode.name(),
+            "hits": hits,
+        });
+        serde_json::to_writer_pretty(&mut stdout, &answer)?;
+        writeln!(stdout)?;
+        return Ok(DONE);
+    }
+    if hits.is_empty() {
+        writeln!(stdout, "nothing found")?;
+    }
+    for (index, hit) in hits.iter().enumerate() {
+        let page = hit.page.map_or_else(String::new, |page| format!(", page {page}"));
+        writeln!(stdout, "{}. {}{page}  (score {:.4})", index + 1, hit.document, hit.score)?;
+        for line in wrapped(&hit.text) {
+            writeln!(stdout, "   {line}")?;
+        }
+        writeln!(stdout)?;
+    }
+    Ok(DONE)
+}
+
+fn json(hit: &Hit) -> serde_json::Value {
+    serde_json::json!({
+        "score": hit.score,
+        "document": hit.document,
+        "document_id": hit.document_id,
+        "page": hit.page,
+        "part": hit.part,
+        "text": hit.text,
+    })
+}
+
+/// The passage in lines that fit a terminal, without its own line breaks.
+fn wrapped(text: &str) -> Vec<String> {
+    const WIDTH: usize = 88;
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDTH => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passage_is_wrapped_at_words() {
+        let lines = wrapped(&"word ".repeat(30));
+        assert_eq!(lines.len(), 2);
+        assert!(lines.iter().all(|line| line.len() <= 88));
+        assert!(wrapped(" \n ").is_empty());
+    }
+}

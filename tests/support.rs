@@ -1,0 +1,161 @@
+//! What the tests share: the binary, temporary folders, small documents.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The root of the project.
+pub fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The binary, in `folder`, with the project's pipelines.
+pub fn pagemill(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pagemill"));
+    command.current_dir(folder).args(arguments).stdin(Stdio::null());
+    command.env("PAGEMILL_DOCUMENTS", project().join("examples/documents"));
+    command.env_remove("PAGEMILL_DATA");
+    command.output().expect("the binary starts")
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}\n{}", stdout(output), stderr(output)))
+}
+
+/// A temporary folder with a pipeline from `input/` to `rows.jsonl`.
+pub struct Mill {
+    pub folder: TempDir,
+}
+
+/// Reads and renders; rows go to JSON lines.
+const TO_JSON_LINES: &str = r#"
+[p.source.files]
+kind = "read_files"
+path = "input"
+[p.stage.pages]
+kind = "render_pdf"
+input = "files"
+long_side_px = 200
+[p.stage.images]
+kind = "decode_image"
+input = "pages"
+[p.stage.chunks]
+kind = "chunk_text"
+input = "images"
+[p.sink.rows]
+kind = "jsonl"
+input = "chunks"
+path = "rows.jsonl"
+"#;
+
+impl Mill {
+    pub fn new() -> Self {
+        Self::with(TO_JSON_LINES)
+    }
+
+    pub fn with(toml: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::create_dir(folder.path().join("input")).unwrap();
+        std::fs::write(folder.path().join("pipelines.toml"), toml).unwrap();
+        Self { folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Puts a document into `input/`.
+    pub fn add(&self, name: &str, bytes: impl AsRef<[u8]>) -> &Self {
+        std::fs::write(self.path("input").join(name), bytes).unwrap();
+        self
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        pagemill(self.folder.path(), arguments)
+    }
+
+    /// Runs the pipeline; its exit code and report.
+    pub fn run(&self) -> (i32, Value) {
+        let output = self.command(&["run", "--json"]);
+        let code = output.status.code().expect("it was not killed");
+        (code, json(&output))
+    }
+
+    /// The messages of the dead letters, with their hints.
+    pub fn dead_letters(&self) -> Vec<(String, String)> {
+        let letters = pagemill::pipeline::read_dead_letters(&self.path("data/dead-letters")).unwrap();
+        letters.into_iter().map(|l| (l.error, l.hint.unwrap_or_default())).collect()
+    }
+
+    /// The rows that were stored.
+    pub fn rows(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.path("rows.jsonl")).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// A PDF of these objects (numbered from 1; the first is the catalog), with a
+/// correct cross-reference table.
+pub fn pdf_of(objects: &[&str]) -> Vec<u8> {
+    let mut pdf = b"%PDF-1.7\n".to_vec();
+    let mut places = Vec::new();
+    for (index, object) in objects.iter().enumerate() {
+        places.push(pdf.len());
+        pdf.extend(format!("{} 0 obj\n{object}\nendobj\n", index + 1).bytes());
+    }
+    let start = pdf.len();
+    pdf.extend(format!("xref\n0 {}\n0000000000 65535 f \n", objects.len() + 1).bytes());
+    for place in places {
+        pdf.extend(format!("{place:010} 00000 n \n").bytes());
+    }
+    let n = objects.len() + 1;
+    pdf.extend(format!("trailer\n<< /Size {n} /Root 1 0 R >>\nstartxref\n{start}\n%%EOF\n").bytes());
+    pdf
+}
+
+/// A PDF of one page that says `text`.
+pub fn page_of(text: &str) -> Vec<u8> {
+    let content = format!("BT /F1 24 Tf 20 100 Td ({text}) Tj ET");
+    let stream = format!("<< /Length {} >>\nstream\n{content}\nendstream", content.len());
+    pdf_of(&[
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 400 200] /Contents 4 0 R \
+         /Resources << /Font << /F1 5 0 R >> >> >>",
+        &stream,
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ])
+}
+
+/// The sample documents, indexed once for all tests that ask of them.
+/// `None`, with a printed line, where the encoder's weights are not installed.
+pub fn indexed() -> Option<&'static TempDir> {
+    static INDEXED: OnceLock<Option<TempDir>> = OnceLock::new();
+    let index = || {
+        let places = pagemill::models::ModelPlaces::from_environment();
+        let model = "sentence-transformers/all-MiniLM-L6-v2";
+        if pagemill::models::resolve(model, &places).is_err() {
+            eprintln!("skipped: {model} is not installed (`make setup` installs it)");
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        std::fs::copy(project().join("pipelines.toml"), folder.path().join("pipelines.toml")).unwrap();
+        let output = pagemill(folder.path(), &["run", "documents", "--json"]);
+        assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+        std::fs::write(folder.path().join("report.json"), &output.stdout).unwrap();
+        Some(folder)
+    };
+    INDEXED.get_or_init(index).as_ref()
+}
