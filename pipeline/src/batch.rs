@@ -245,12 +245,12 @@ mod tests {
         }
         drop(sender);
         let mut batcher = Batcher::new(policy, inbox.receiver);
-        let mut batches = Vec::new();
+        let mut formed = Vec::new();
         let length = |item: &Item| item.text().map_or(0, str::len);
         while let Next::Batch(batch) = batcher.next(PATIENCE, length) {
-            batches.push(batch.iter().map(length).collect());
+            formed.push(batch.iter().map(length).collect());
         }
-        batches
+        formed
     }
 
     #[test]

@@ -218,9 +218,7 @@ impl Token {
         let document = Arc::clone(&self.document);
         document.counts.fetch_add(1, Ordering::AcqRel);
         drop(self);
-        Ack {
-            document: Some(document),
-        }
+        Ack { document, is_durable: false }
     }
 }
 
@@ -245,33 +243,32 @@ impl Drop for Token {
 #[derive(Debug)]
 #[must_use = "an ack that is dropped leaves its document undone"]
 pub struct Ack {
-    document: Option<Arc<Document>>,
+    document: Arc<Document>,
+    is_durable: bool,
 }
 
 impl Ack {
     /// The item is durable.
     pub fn durable(mut self) {
-        if let Some(document) = self.document.take() {
-            document.n_stored.fetch_add(1, Ordering::AcqRel);
-            document.tracker.n_durable.fetch_add(1, Ordering::AcqRel);
-            document.settle(1);
-        }
+        self.is_durable = true;
     }
 
     /// The document that the item belongs to.
     pub fn document(&self) -> &Arc<Document> {
-        self.document
-            .as_ref()
-            .expect("taken only by `durable` and `drop`, which consume the ack")
+        &self.document
     }
 }
 
 impl Drop for Ack {
     fn drop(&mut self) {
-        if let Some(document) = self.document.take() {
+        let document = &self.document;
+        if self.is_durable {
+            document.n_stored.fetch_add(1, Ordering::AcqRel);
+            document.tracker.n_durable.fetch_add(1, Ordering::AcqRel);
+        } else {
             document.fail();
-            document.settle(1);
         }
+        document.settle(1);
     }
 }
 

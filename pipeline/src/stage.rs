@@ -1,8 +1,8 @@
 //! What a source, a stage and a sink are: the three traits that every kind implements.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
@@ -168,14 +168,16 @@ pub trait Sink: Send {
 /// the same model load it once.
 #[derive(Clone, Default)]
 pub struct Resources {
-    values: Arc<Mutex<HashMap<(std::any::TypeId, String), Arc<dyn Any + Send + Sync>>>>,
+    values: Arc<Mutex<ResourceMap>>,
 }
+
+type ResourceMap = HashMap<(TypeId, String), Arc<dyn Any + Send + Sync>>;
 
 impl Resources {
     /// Puts a value in, replacing one of the same type and name.
     pub fn insert<T: Send + Sync + 'static>(&self, name: &str, value: T) {
         self.lock().insert(
-            (std::any::TypeId::of::<T>(), name.to_owned()),
+            (TypeId::of::<T>(), name.to_owned()),
             Arc::new(value),
         );
     }
@@ -184,12 +186,14 @@ impl Resources {
     pub fn get<T: Send + Sync + 'static>(&self, name: &str) -> Option<Arc<T>> {
         let value = self
             .lock()
-            .get(&(std::any::TypeId::of::<T>(), name.to_owned()))
+            .get(&(TypeId::of::<T>(), name.to_owned()))
             .cloned()?;
         value.downcast().ok()
     }
 
-    /// The value of this type and name; the first caller makes it.
+    /// The value of this type and name; the first caller makes it, while the
+    /// others wait.
+    #[expect(clippy::missing_panics_doc, reason = "the slot's key holds its type")]
     pub fn get_or_insert<T: Send + Sync + 'static>(
         &self,
         name: &str,
@@ -197,17 +201,14 @@ impl Resources {
     ) -> Arc<T> {
         let mut values = self.lock();
         let slot = values
-            .entry((std::any::TypeId::of::<T>(), name.to_owned()))
+            .entry((TypeId::of::<T>(), name.to_owned()))
             .or_insert_with(|| Arc::new(make()));
         Arc::clone(slot)
             .downcast()
             .expect("the slot's key holds its type")
     }
 
-    fn lock(
-        &self,
-    ) -> std::sync::MutexGuard<'_, HashMap<(std::any::TypeId, String), Arc<dyn Any + Send + Sync>>>
-    {
+    fn lock(&self) -> MutexGuard<'_, ResourceMap> {
         self.values.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

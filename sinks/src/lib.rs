@@ -1,1 +1,18 @@
-//! Sinks: LanceDB and JSON lines.
+//! Sinks: where rows end up. LanceDB tables and JSON lines.
+//!
+//! A sink keeps each item's [`Ack`](pagemill_pipeline::Ack) until the item is
+//! durable, and replaces a document's rows as a whole: a rerun never adds to
+//! what an earlier run stored, and a reader never sees half a document.
+
+pub mod jsonl;
+pub mod lancedb;
+
+use pagemill_pipeline::Registry;
+
+/// Adds the kinds of this crate.
+#[must_use]
+pub fn register(registry: Registry) -> Registry {
+    registry
+        .sink::<lancedb::LanceDbConfig>()
+        .sink::<jsonl::JsonlConfig>()
+}

@@ -119,7 +119,10 @@ impl ChunkText {
         if config.overlap_tokens >= config.max_tokens {
             return Err(FieldError::new(
                 "overlap_tokens",
-                format_args!("must be less than `max_tokens`, which is {}", config.max_tokens),
+                format_args!(
+                    "must be less than `max_tokens`, which is {}",
+                    config.max_tokens
+                ),
                 "a tenth of `max_tokens` is usual",
             ));
         }
@@ -167,7 +170,12 @@ impl ChunkText {
         })
     }
 
-    fn send_chunks(&self, page: &Item, text: &str, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
+    fn send_chunks(
+        &self,
+        page: &Item,
+        text: &str,
+        outlet: &mut Outlet<'_>,
+    ) -> Result<(), StageError> {
         let sizer = Sizer {
             limits: self.limits,
             tokenizer: self.counter.tokenizer(),
@@ -227,15 +235,12 @@ impl Stage for ChunkText {
             // or carried once for each.
             page.remove(&Field::IMAGE.name);
             page.remove(&Field::WORDS.name);
-            match page.get(&Field::TEXT.name) {
-                Some(Value::Text(text)) => {
-                    let text = Arc::clone(text);
-                    self.send_chunks(&page, &text, outlet)?;
-                }
-                _ => {
-                    let error = ItemError::missing("split", &Field::TEXT.name);
-                    outlet.dead_letter(page, error);
-                }
+            if let Some(Value::Text(text)) = page.get(&Field::TEXT.name) {
+                let text = Arc::clone(text);
+                self.send_chunks(&page, &text, outlet)?;
+            } else {
+                let error = ItemError::missing("split", &Field::TEXT.name);
+                outlet.dead_letter(page, error);
             }
         }
         Ok(())

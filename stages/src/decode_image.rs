@@ -111,8 +111,12 @@ impl DecodeImage {
         outlet: &mut Outlet<'_>,
     ) -> Result<(), StageError> {
         let Some(format) = picture::format_of(&item.origin().media_type) else {
-            let reason = format!("`{}` is no kind of picture it reads", item.origin().media_type);
-            let error = ItemError::new("decode", reason).hint("convert it to PNG, JPEG, TIFF or WebP");
+            let reason = format!(
+                "`{}` is no kind of picture it reads",
+                item.origin().media_type
+            );
+            let error =
+                ItemError::new("decode", reason).hint("convert it to PNG, JPEG, TIFF or WebP");
             outlet.dead_letter(item, error);
             return Ok(());
         };
@@ -174,12 +178,11 @@ impl Stage for DecodeImage {
                 outlet.send(item)?;
                 continue;
             }
-            match item.document().cloned() {
-                Some(bytes) => self.decode_document(item, &bytes, outlet)?,
-                None => {
-                    let error = ItemError::missing("decode", &Field::DOCUMENT.name);
-                    outlet.dead_letter(item, error);
-                }
+            if let Some(bytes) = item.document().cloned() {
+                self.decode_document(item, &bytes, outlet)?;
+            } else {
+                let error = ItemError::missing("decode", &Field::DOCUMENT.name);
+                outlet.dead_letter(item, error);
             }
         }
         Ok(())

@@ -180,3 +180,188 @@ fn too_few() -> StageError {
         "report this",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use pagemill_pipeline::VectorData;
+    use pagemill_pipeline::testing::run_stage;
+
+    use super::*;
+    use crate::testing::{BAD_WORD, TINY_DIM, TINY_MAX_TOKENS, TINY_MODEL, with_tiny_model};
+
+    fn tiny() -> EmbedTextConfig {
+        EmbedTextConfig {
+            model: TINY_MODEL.into(),
+            device: default_device(),
+            max_tokens: None,
+        }
+    }
+
+    fn embed(root: &Path) -> EmbedText {
+        EmbedText::new(&tiny(), &with_tiny_model(root)).unwrap()
+    }
+
+    fn page(text: &str, page: u32) -> Item {
+        Item::of_text("a.pdf", text).with_page(page)
+    }
+
+    fn numbers(item: &Item) -> &[f32] {
+        match item.vector().unwrap().data() {
+            VectorData::F32(numbers) => numbers,
+            VectorData::F16(_) => panic!("the encoder gives 32 bits"),
+        }
+    }
+
+    #[test]
+    fn each_item_with_text_gets_a_vector_of_length_one_in_its_order() {
+        let root = tempfile::tempdir().unwrap();
+        let pages = [page("the mill", 1), page("turns", 2), page("the mill", 3)];
+        let out = run_stage(&mut embed(root.path()), pages);
+        assert!(out.dead.is_empty() && out.error.is_none());
+        let places: Vec<_> = out.sent.iter().map(|item| item.key().page).collect();
+        assert_eq!(places, [Some(1), Some(2), Some(3)]);
+        for item in &out.sent {
+            let vector = item.vector().unwrap();
+            assert_eq!((vector.n(), vector.dim()), (1, TINY_DIM));
+            let length: f32 = numbers(item).iter().map(|x| x * x).sum();
+            assert!((length - 1.0).abs() < 1e-5);
+        }
+        let (first, third) = (numbers(&out.sent[0]), numbers(&out.sent[2]));
+        let difference = first.iter().zip(third).map(|(a, b)| (a - b).abs());
+        assert!(difference.fold(0.0, f32::max) < 1e-6);
+        assert_ne!(first, numbers(&out.sent[1]));
+    }
+
+    #[test]
+    fn an_item_without_a_letter_passes_without_a_vector() {
+        let root = tempfile::tempdir().unwrap();
+        let stale = page(" \n", 2).with("vector", Vectors::single(vec![1.0]).unwrap());
+        let pages = [page("", 1), stale, page("mill", 3)];
+        let out = run_stage(&mut embed(root.path()), pages);
+        let has_vector: Vec<_> = out
+            .sent
+            .iter()
+            .map(|item| item.vector().is_some())
+            .collect();
+        assert_eq!(has_vector, [false, false, true]);
+        let out = run_stage(&mut embed(root.path()), [page("", 1)]);
+        assert_eq!(out.sent.len(), 1);
+    }
+
+    #[test]
+    fn a_vector_that_is_not_a_number_costs_its_item_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let pages = [
+            page("mill", 1),
+            page(BAD_WORD, 2),
+            page("", 3).child(),
+            page("turns", 4),
+        ];
+        let out = run_stage(&mut embed(root.path()), pages);
+        assert_eq!(out.sent.len(), 2);
+        assert!(out.sent.iter().all(|item| item.vector().is_some()));
+        let reasons: Vec<&str> = out.dead.iter().map(|(_, reason)| reason.as_str()).collect();
+        assert_eq!(
+            reasons,
+            [
+                "cannot embed `a.pdf#2`: the model gave a vector that is not finite",
+                "cannot embed `a.pdf#3`: it has no `text`",
+            ]
+        );
+    }
+
+    #[test]
+    fn tokens_are_counted_as_the_model_does_and_cut_where_it_cuts() {
+        let root = tempfile::tempdir().unwrap();
+        let mut stage = embed(root.path());
+        run_stage(&mut stage, []);
+        assert_eq!(stage.n_tokens(&page("the mill", 1)), 4);
+        assert_eq!(stage.n_tokens(&page("", 1)), 1);
+        let long = "mill ".repeat(1000);
+        assert_eq!(stage.n_tokens(&page(&long[..100], 1)), TINY_MAX_TOKENS);
+        assert_eq!(stage.n_tokens(&page(&long, 1)), TINY_MAX_TOKENS);
+    }
+
+    #[test]
+    fn stages_of_a_run_that_name_the_same_model_share_it() {
+        let root = tempfile::tempdir().unwrap();
+        let resources = with_tiny_model(root.path());
+        let mut stages = [0, 1].map(|_| EmbedText::new(&tiny(), &resources).unwrap());
+        for stage in &mut stages {
+            stage.start().unwrap();
+        }
+        let [a, b] = stages.map(|stage| stage.encoder.unwrap());
+        assert!(Arc::ptr_eq(&a, &b));
+        let shorter = EmbedTextConfig {
+            max_tokens: Some(5),
+            ..tiny()
+        };
+        let mut stage = EmbedText::new(&shorter, &resources).unwrap();
+        stage.start().unwrap();
+        assert!(!Arc::ptr_eq(&a, &stage.encoder.unwrap()));
+    }
+
+    #[test]
+    fn a_model_that_breaks_after_the_check_stops_the_run() {
+        let root = tempfile::tempdir().unwrap();
+        let mut stage = embed(root.path());
+        fs::write(stage.folder.join("tokenizer.json"), "{").unwrap();
+        let error = run_stage(&mut stage, [page("mill", 1)]).error.unwrap();
+        assert!(error.to_string().contains("tokenizer"), "{error}");
+        assert!(error.hint().is_some());
+    }
+
+    #[test]
+    fn settings_that_cannot_be_used_are_refused_by_name() {
+        let root = tempfile::tempdir().unwrap();
+        let resources = with_tiny_model(root.path());
+        let refused = |config: &EmbedTextConfig| EmbedText::new(config, &resources).err().unwrap();
+        let error = refused(&EmbedTextConfig {
+            device: "gpu".into(),
+            ..tiny()
+        });
+        assert_eq!(error.to_string(), "`device` names no device: `gpu`");
+        assert_eq!(error.hint, "use `cpu`, `cuda:0` or `metal`");
+        let error = refused(&EmbedTextConfig {
+            max_tokens: Some(17),
+            ..tiny()
+        });
+        assert_eq!(
+            error.to_string(),
+            "`max_tokens` must be from 3 to 16, which is what the model reads"
+        );
+        let error = refused(&EmbedTextConfig {
+            model: "owner/absent".into(),
+            ..tiny()
+        });
+        let root = root.path().display();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "`model` names no model: `owner/absent` is not in `owner/absent`, \
+                 `{root}/pagemill/models/owner--absent`, `{root}/hub/models--owner--absent`"
+            )
+        );
+        assert!(error.hint.starts_with("run `make setup`"));
+    }
+
+    #[test]
+    fn a_folder_that_holds_no_text_encoder_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let resources = with_tiny_model(root.path());
+        fs::write(root.path().join("config.json"), "{}").unwrap();
+        let config = EmbedTextConfig {
+            model: root.path().to_str().unwrap().into(),
+            ..tiny()
+        };
+        let error = EmbedText::new(&config, &resources).err().unwrap();
+        assert!(
+            error
+                .to_string()
+                .starts_with("`model` names a model that cannot be used: ")
+        );
+    }
+}

@@ -1,7 +1,7 @@
 //! pagemill's sources and stages, one file or folder for each kind.
 //!
 //! In the order in which data flows: [`ReadFiles`] brings documents in,
-//! [`DecodeImage`] makes pages of pictures and [`RenderPdf`] of PDFs;
+//! [`RenderPdf`] makes pages of PDFs and, after it, [`DecodeImage`] of pictures;
 //! [`Resize`] and [`Thumbnail`] work on their pixels; [`ChunkText`] splits
 //! their text, and [`EmbedText`] turns it into vectors.
 //!
@@ -17,9 +17,9 @@ mod media;
 
 mod read_files;
 
-mod decode_image;
+pub mod render_pdf;
 
-mod render_pdf;
+mod decode_image;
 
 // Pages.
 mod pixels;
@@ -44,10 +44,7 @@ pub use chunk_text::{ChunkText, ChunkTextConfig};
 pub use decode_image::{DecodeImage, DecodeImageConfig};
 pub use embed_text::{EmbedText, EmbedTextConfig};
 pub use read_files::{ReadFiles, ReadFilesConfig};
-pub use render_pdf::{
-    Attempts, Failure, RenderError, RenderLimits, RenderPdf, RenderPdfConfig, RenderSetup,
-    Renderer, RendererChoice, WORKER_ARGUMENT, WorkerCommand, find_pdfium, run_worker_if_asked,
-};
+pub use render_pdf::{RenderPdf, RenderPdfConfig};
 pub use resize::{Resize, ResizeConfig};
 pub use thumbnail::{Thumbnail, ThumbnailConfig, ThumbnailFormat};
 
@@ -56,8 +53,8 @@ pub use thumbnail::{Thumbnail, ThumbnailConfig, ThumbnailFormat};
 pub fn register(registry: Registry) -> Registry {
     registry
         .source::<ReadFilesConfig>()
-        .stage::<DecodeImageConfig>()
         .stage::<RenderPdfConfig>()
+        .stage::<DecodeImageConfig>()
         .stage::<ResizeConfig>()
         .stage::<ThumbnailConfig>()
         .stage::<ChunkTextConfig>()

@@ -45,14 +45,19 @@ pub(crate) fn find(name: &str, resources: &Resources) -> Result<(PathBuf, ModelC
     let places = resources.get_or_insert("", ModelPlaces::from_environment);
     let folder = resolve(name, &places).map_err(|error| match &error {
         ModelError::NotFound { looked_in, .. } => {
-            let places = looked_in.iter().map(|place| format!("`{}`", place.display()));
+            let places = looked_in
+                .iter()
+                .map(|place| format!("`{}`", place.display()));
             FieldError::new(
                 "model",
                 format_args!(
                     "names no model: `{name}` is not in {}",
                     places.collect::<Vec<_>>().join(", ")
                 ),
-                format_args!("run `make setup`, or {}", error.hint().replacen("run ", "", 0)),
+                format_args!(
+                    "run `make setup` for the models of the shipped pipelines; otherwise {}",
+                    error.hint()
+                ),
             )
         }
         _ => refused(&error),
@@ -72,5 +77,5 @@ fn refused(error: &ModelError) -> FieldError {
 /// A model that fails stops the run: no item of it would fare better.
 pub(crate) fn fatal(error: ModelError) -> StageError {
     let hint = error.hint();
-    StageError::caused(&error.to_string(), hint, error)
+    StageError::caused(error.to_string(), hint, error)
 }

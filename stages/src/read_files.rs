@@ -101,7 +101,11 @@ impl ReadFiles {
         }
         if config.max_file_bytes == 0 {
             let hint = "leave it out for 2 GiB";
-            return Err(FieldError::new("max_file_bytes", "must be at least 1", hint));
+            return Err(FieldError::new(
+                "max_file_bytes",
+                "must be at least 1",
+                hint,
+            ));
         }
         Ok(Self {
             listing: Listing {
@@ -155,7 +159,10 @@ fn patterns(field: &'static str, patterns: &[String]) -> Result<GlobSet, FieldEr
         let plain = pattern.strip_suffix('/').unwrap_or(pattern);
         let glob = GlobBuilder::new(plain).literal_separator(true).build();
         let glob = glob.map_err(|error| {
-            let problem = format!("has a pattern that cannot be read: `{pattern}`: {}", error.kind());
+            let problem = format!(
+                "has a pattern that cannot be read: `{pattern}`: {}",
+                error.kind()
+            );
             FieldError::new(field, problem, hint)
         })?;
         set.add(glob);

@@ -22,9 +22,7 @@ pub(crate) fn page_of(pixels: Vec<u8>, width_px: u32, height_px: u32) -> Item {
         height_px,
         dpi: None,
     };
-    Item::of_text("a.pdf", "")
-        .with_page(1)
-        .with("image", image)
+    Item::of_text("a.pdf", "").with_page(1).with("image", image)
 }
 
 /// The name under which [`with_tiny_model`] puts its model.
@@ -36,7 +34,9 @@ pub(crate) const TINY_MAX_TOKENS: usize = 16;
 /// Its vector of any text with this word is not a number.
 pub(crate) const BAD_WORD: &str = "bad";
 
-const WORDS: [&str; 8] = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "the", "mill", "turns", BAD_WORD];
+const WORDS: [&str; 8] = [
+    "[PAD]", "[CLS]", "[SEP]", "[UNK]", "the", "mill", "turns", BAD_WORD,
+];
 
 /// Resources whose model places are below `root`, where the tiny model lies.
 pub(crate) fn with_tiny_model(root: &Path) -> Resources {
@@ -61,8 +61,11 @@ pub(crate) fn with_tiny_model(root: &Path) -> Resources {
 }
 
 fn tokenizer() -> serde_json::Value {
-    let vocabulary: BTreeMap<&str, usize> =
-        WORDS.iter().enumerate().map(|(id, word)| (*word, id)).collect();
+    let vocabulary: BTreeMap<&str, usize> = WORDS
+        .iter()
+        .enumerate()
+        .map(|(id, word)| (*word, id))
+        .collect();
     let special = |id: usize| {
         json!({"id": id, "content": WORDS[id], "special": true, "single_word": false,
             "lstrip": false, "rstrip": false, "normalized": false})
@@ -98,10 +101,28 @@ fn weights() -> Vec<u8> {
     };
     let d = TINY_DIM;
     let wave = |i: usize| (i as f32 * 1.7).sin();
-    let word = |i: usize| if i / d == WORDS.len() - 1 { f32::NAN } else { wave(i) };
-    put("embeddings.word_embeddings.weight".into(), &[WORDS.len(), d], &word);
-    put("embeddings.position_embeddings.weight".into(), &[TINY_MAX_TOKENS, d], &wave);
-    put("embeddings.token_type_embeddings.weight".into(), &[2, d], &wave);
+    let word = |i: usize| {
+        if i / d == WORDS.len() - 1 {
+            f32::NAN
+        } else {
+            wave(i)
+        }
+    };
+    put(
+        "embeddings.word_embeddings.weight".into(),
+        &[WORDS.len(), d],
+        &word,
+    );
+    put(
+        "embeddings.position_embeddings.weight".into(),
+        &[TINY_MAX_TOKENS, d],
+        &wave,
+    );
+    put(
+        "embeddings.token_type_embeddings.weight".into(),
+        &[2, d],
+        &wave,
+    );
     let layer = "encoder.layer.0";
     for norm in [
         "embeddings.LayerNorm".to_owned(),

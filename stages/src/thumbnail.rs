@@ -239,10 +239,7 @@ mod tests {
             long_side_px: 0,
             ..default()
         });
-        assert_eq!(
-            error.to_string(),
-            "`long_side_px` must be from 1 to 16383"
-        );
+        assert_eq!(error.to_string(), "`long_side_px` must be from 1 to 16383");
         let error = complaint(ThumbnailConfig {
             quality: Some(101),
             ..default()

@@ -113,12 +113,12 @@ impl ConfigError {
 
     /// The errors as text, with colours for a terminal if `styled`.
     pub fn render(&self, styled: bool) -> String {
-        let renderer = if styled {
+        let painter = if styled {
             Renderer::styled()
         } else {
             Renderer::plain()
         };
-        let renderer = renderer.decor_style(DecorStyle::Ascii);
+        let painter = painter.decor_style(DecorStyle::Ascii);
         let rendered = self.diagnostics.iter().map(|diagnostic| {
             let title = Level::ERROR.primary_title(&diagnostic.message);
             let place = self.sources.find(&diagnostic.span);
@@ -138,7 +138,7 @@ impl ConfigError {
                 .as_ref()
                 .map(|hint| Group::with_title(Level::HELP.with_name("hint").secondary_title(hint)));
             let report: Vec<Group<'_>> = std::iter::once(error).chain(hint).collect();
-            renderer.render(&report)
+            painter.render(&report)
         });
         rendered.collect::<Vec<_>>().join("\n\n")
     }

@@ -194,7 +194,7 @@ fn interpolate_value(
                 *text = new.into();
             }
             Err(error) => {
-                diagnostics.push(Diagnostic::new(span, error.to_string()).hint(error.hint()))
+                diagnostics.push(Diagnostic::new(span, error.to_string()).hint(error.hint()));
             }
         },
         DeValue::Array(values) => {

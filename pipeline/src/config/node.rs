@@ -38,6 +38,7 @@ pub(crate) type Input = Spanned<String>;
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[expect(clippy::struct_field_names, reason = "the names are the keys of TOML")]
 struct BatchSettings {
     max_items: Option<usize>,
     max_pixels: Option<u64>,
@@ -102,7 +103,7 @@ pub(super) fn read(
         .collect();
     let canonical = canonical(&table);
     let settings = read_settings(&kind_name, table, span, &name, kind, diagnostics)?;
-    let batch = merge(settings.batch(), batch.unwrap_or_default());
+    let batch = merge(settings.batch(), &batch.unwrap_or_default());
     if batch.max_items == 0 || batch.max_tokens == Some(0) || batch.max_pixels == Some(0) {
         let message = "a batch must hold at least 1";
         let hint = "leave the limit out, or give at least 1";
@@ -123,7 +124,7 @@ pub(super) fn read(
     })
 }
 
-fn merge(default: BatchPolicy, given: BatchSettings) -> BatchPolicy {
+fn merge(default: BatchPolicy, given: &BatchSettings) -> BatchPolicy {
     BatchPolicy {
         max_items: given.max_items.unwrap_or(default.max_items),
         max_pixels: given.max_pixels.or(default.max_pixels),
@@ -387,7 +388,7 @@ fn canonical_value(value: &DeValue<'_>, text: &mut String) {
         DeValue::Datetime(time) => _ = write!(text, "{time}"),
         DeValue::Array(values) => {
             text.push('[');
-            for value in values.iter() {
+            for value in values {
                 canonical_value(value.get_ref(), text);
                 text.push(',');
             }

@@ -59,7 +59,7 @@ impl Shared {
 #[derive(Clone, Default)]
 pub struct RunControl {
     stop: Arc<Stop>,
-    watched: Arc<Mutex<Option<Watched>>>,
+    watched: Arc<Mutex<Option<Arc<Watched>>>>,
 }
 
 struct Watched {
@@ -89,7 +89,7 @@ impl RunControl {
     /// How far the run is; `None` before it has begun.
     pub fn snapshot(&self) -> Option<Snapshot> {
         let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.as_ref().map(Watched::snapshot)
+        watched.as_ref().map(|watched| watched.snapshot())
     }
 }
 
@@ -185,25 +185,24 @@ impl Pipeline {
                 workers: node.workers,
                 metrics: Arc::clone(metrics),
             });
-        let watched = Watched {
+        let watched = Arc::new(Watched {
             shared: Arc::clone(&shared),
             nodes: nodes.collect(),
             started,
-        };
+        });
         *control
             .watched
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(watched);
+            .unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&watched));
 
         Start::new(self, Arc::clone(&shared), metrics).run().await;
 
-        let snapshot = control.snapshot().expect("set above");
         let stopped = match (shared.stop.is_cancelled(), shared.stop.is_draining()) {
             (true, _) => StopReason::Cancelled,
             (false, true) => StopReason::Drained,
             (false, false) => StopReason::Finished,
         };
-        let report = Report::new(name.clone(), stopped, snapshot);
+        let report = Report::new(name.clone(), stopped, watched.snapshot());
         let failure = shared
             .failure
             .lock()

@@ -41,7 +41,9 @@ pub(super) enum PictureError {
 impl PictureError {
     fn hint(&self) -> &'static str {
         match self {
-            Self::TooManyPixels { .. } => "raise `max_pixels` if the picture is meant to be so large",
+            Self::TooManyPixels { .. } => {
+                "raise `max_pixels` if the picture is meant to be so large"
+            }
             Self::TooMuchMemory { .. } | Self::MemoryRanOut { .. } => {
                 "raise `max_memory_mb` if the picture is meant to be so large"
             }
@@ -114,13 +116,14 @@ pub(super) fn decode(
     }
     // A picture whose metadata is damaged is shown as it lies.
     let orientation = decoder.orientation().ok();
-    let decoded = DynamicImage::from_decoder(decoder).map_err(failed)?;
-    let rgb = over_white(decoded);
+    let picture = DynamicImage::from_decoder(decoder).map_err(failed)?;
+    let rgb = over_white(picture);
 
     let shrunk = shrinker
         .shrink("decode", &rgb, width_px, height_px)
         .map_err(|error| PictureError::Shrink(error.reason))?;
-    let orientation = orientation.filter(|turn| *turn != image::metadata::Orientation::NoTransforms);
+    let orientation =
+        orientation.filter(|turn| *turn != image::metadata::Orientation::NoTransforms);
     let Some(orientation) = orientation else {
         let (pixels, width_px, height_px) = match shrunk {
             Some(shrunk) => (shrunk.pixels, shrunk.width_px, shrunk.height_px),

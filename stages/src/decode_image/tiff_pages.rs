@@ -24,7 +24,7 @@ pub(super) struct TiffPages<'a> {
 #[derive(Clone, Copy)]
 struct Layout {
     little_endian: bool,
-    /// BigTIFF: places take eight bytes.
+    /// `BigTIFF`: places take eight bytes.
     big: bool,
 }
 

@@ -106,10 +106,9 @@ impl Listing {
                 "remove the link, or name it in `exclude`",
             )
         } else {
-            let reason = error.io_error().map_or_else(
-                || error.to_string(),
-                |error| super::reading::describe(error),
-            );
+            let reason = error
+                .io_error()
+                .map_or_else(|| error.to_string(), super::reading::describe);
             error_of(reason, super::reading::PERMISSION_HINT)
         };
         Some(Found {
@@ -176,7 +175,10 @@ fn set_aside_ambiguous(found: &mut [Found]) {
         if plain(odd) || uris.insert(odd.uri.clone()) {
             continue;
         }
-        let reason = format!("its name is not UTF-8, and written as `{}` it is another's", odd.uri);
+        let reason = format!(
+            "its name is not UTF-8, and written as `{}` it is another's",
+            odd.uri
+        );
         if let Ok(path) = &odd.file {
             odd.uri = path.to_string_lossy().into_owned();
         }

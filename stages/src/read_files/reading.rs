@@ -22,7 +22,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// What one attempt at a file gave.
 #[derive(Debug)]
 pub(super) enum Attempt {
-    Read { bytes: Vec<u8>, hash: ContentHash },
+    Read {
+        bytes: Vec<u8>,
+        hash: ContentHash,
+    },
     /// It is not what it was when reading began.
     Changed,
     Failed(ItemError),
@@ -86,7 +89,8 @@ pub(super) fn read_once(path: &Path, max_bytes: u64) -> Attempt {
 }
 
 fn try_read(path: &Path, max_bytes: u64) -> io::Result<Attempt> {
-    let failed = |reason: String, hint| Ok(Attempt::Failed(ItemError::new("read", reason).hint(hint)));
+    let failed =
+        |reason: String, hint| Ok(Attempt::Failed(ItemError::new("read", reason).hint(hint)));
     let mut file = open(path)?;
     let before = file.metadata()?;
     if !before.is_file() {
@@ -95,7 +99,10 @@ fn try_read(path: &Path, max_bytes: u64) -> io::Result<Attempt> {
     }
     if before.len() > max_bytes {
         return failed(
-            format!("it has {} bytes, and `max_file_bytes` is {max_bytes}", before.len()),
+            format!(
+                "it has {} bytes, and `max_file_bytes` is {max_bytes}",
+                before.len()
+            ),
             "raise `max_file_bytes` if there is memory for it",
         );
     }

@@ -1,0 +1,1 @@
+//! `kind = "jsonl"`: one JSON object an item, in one file.

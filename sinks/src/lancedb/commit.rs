@@ -1,0 +1,473 @@
+//! Writing to a table so that a document's rows are there once, or not at all.
+//!
+//! Rows are written to data files first, which nobody sees. Then one commit
+//! takes the new files in and the document's old rows out. The commit carries
+//! the ids of its documents: of two writers with the same document, the second
+//! is refused, reads the table again, and takes the rows of the first one out.
+//! (`merge_insert` does not notice the second writer, and a plain append does
+//! not conflict with anything, so every writer must use this form.)
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use lance::dataset::builder::DatasetBuilder;
+use lance::dataset::optimize::{CompactionOptions, compact_files};
+use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMode};
+use lance::dataset::write::merge_insert::inserted_rows::{FilterType, KeyExistenceFilter};
+use lance::dataset::{
+    CommitBuilder, DeleteBuilder, InsertBuilder, NewColumnTransform, WriteMode, WriteParams,
+};
+use lance::index::DatasetIndexExt;
+use lance::io::{ObjectStoreParams, WrappingObjectStore};
+use lance::{Dataset, Error};
+use lance_index::IndexType;
+use lance_index::optimize::OptimizeOptions;
+use lance_index::scalar::InvertedIndexParams;
+use lance_table::format::Fragment;
+use lancedb::connection::LanceFileVersion;
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use pagemill_pipeline::{DocumentId, StageError};
+
+use super::Durability;
+use super::schema::DOCUMENT_ID;
+
+/// How often a commit is tried while other writers get in first.
+const MAX_ATTEMPTS: u32 = 32;
+/// So many small fragments are put together when a run ends.
+const MAX_SMALL_FRAGMENTS: usize = 16;
+/// A fragment of so many rows is left alone: rewriting it would cost more than it saves.
+const ROWS_PER_FRAGMENT: usize = 16 * 1024;
+/// So many parts of the text index are merged when a run ends.
+const MAX_INDEX_PARTS: usize = 8;
+/// Versions of the table that are older are removed: a reader that opened the
+/// table before the run goes on reading its own for so long.
+const KEEP_VERSIONS_HOURS: i64 = 1;
+
+const TEXT_INDEX: &str = "text_idx";
+
+/// Local files written and then synced, folder included, before the write counts as done.
+#[derive(Debug)]
+struct Synced;
+
+impl WrappingObjectStore for Synced {
+    fn wrap(&self, _: &str, _: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
+        Arc::new(LocalFileSystem::new().with_fsync(true))
+    }
+}
+
+/// One for the whole process: lance tells stores apart by the wrapper's address.
+static SYNCED: LazyLock<Arc<Synced>> = LazyLock::new(|| Arc::new(Synced));
+
+/// A table that this process writes to.
+pub(super) struct Table {
+    name: String,
+    uri: String,
+    store: Option<ObjectStoreParams>,
+    /// The version that was read or committed last; `None` while there is no table.
+    dataset: Option<Arc<Dataset>>,
+    has_text_index: bool,
+}
+
+impl Table {
+    /// Opens the table `name` in the folder or at the URL `uri`; there need not be one yet.
+    ///
+    /// # Errors
+    /// A folder that cannot be written, a table that cannot be read.
+    pub(super) async fn open(
+        uri: &str,
+        name: &str,
+        durability: Durability,
+    ) -> Result<Self, StageError> {
+        let is_local = !uri.contains("://");
+        let (uri, store) = if is_local {
+            let folder = writable_folder(uri)?;
+            let path = format!("{folder}/{name}.lance");
+            match durability {
+                Durability::Process => (path, None),
+                Durability::Power => {
+                    let store = ObjectStoreParams {
+                        object_store_wrapper: Some(Arc::clone(&*SYNCED) as _),
+                        ..ObjectStoreParams::default()
+                    };
+                    // Only this scheme writes through the store that can be wrapped.
+                    let uri = format!("file-object-store://{}", url_path(&path));
+                    (uri, Some(store))
+                }
+            }
+        } else {
+            (format!("{}/{name}.lance", uri.trim_end_matches('/')), None)
+        };
+        let mut table = Self {
+            name: name.to_owned(),
+            uri,
+            store,
+            dataset: None,
+            has_text_index: false,
+        };
+        table.reload().await?;
+        Ok(table)
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The table's columns, once there is one.
+    pub(super) fn schema(&self) -> Option<SchemaRef> {
+        let dataset = self.dataset.as_ref()?;
+        Some(Arc::new(Schema::from(dataset.schema())))
+    }
+
+    /// Makes the table; if another writer was first, opens that one.
+    pub(super) async fn create(&mut self, schema: Schema) -> Result<(), StageError> {
+        let params = WriteParams {
+            mode: WriteMode::Create,
+            // Later formats scan multi-vectors about three times slower.
+            data_storage_version: Some(LanceFileVersion::V2_0),
+            ..self.write_params()
+        };
+        let empty = RecordBatch::new_empty(Arc::new(schema));
+        let created = InsertBuilder::new(self.uri.as_str())
+            .with_params(&params)
+            .execute(vec![empty])
+            .await;
+        match created {
+            Ok(dataset) => {
+                self.dataset = Some(Arc::new(dataset));
+                Ok(())
+            }
+            Err(Error::DatasetAlreadyExists { .. }) => self.reload().await,
+            Err(error) if is_conflict(&error) => self.reload().await,
+            Err(error) => Err(self.cannot("make", error)),
+        }
+    }
+
+    /// Adds columns that are null in the rows that are there.
+    pub(super) async fn add_columns(&mut self, columns: Vec<Field>) -> Result<(), StageError> {
+        let mut dataset = Dataset::clone(self.latest()?);
+        let added = NewColumnTransform::AllNulls(Arc::new(Schema::new(columns)));
+        dataset
+            .add_columns(added, None, None)
+            .await
+            .map_err(|error| self.cannot("add a column to", error))?;
+        self.dataset = Some(Arc::new(dataset));
+        Ok(())
+    }
+
+    /// Writes rows that nobody sees before [`Table::replace`] takes them in.
+    pub(super) async fn write(&self, rows: RecordBatch) -> Result<Vec<Fragment>, StageError> {
+        let params = WriteParams {
+            mode: WriteMode::Append,
+            ..self.write_params()
+        };
+        let written = InsertBuilder::new(Arc::clone(self.latest()?))
+            .with_params(&params)
+            .execute_uncommitted(vec![rows])
+            .await
+            .map_err(|error| self.cannot("write to", error))?;
+        match written.operation {
+            Operation::Append { fragments } => Ok(fragments),
+            other => Err(StageError::fatal(
+                format_args!("an append to table `{}` became {}", self.name, other.name()),
+                "this is a bug in pagemill",
+            )),
+        }
+    }
+
+    /// Removes the files of rows that will not be taken in. What is left
+    /// behind is removed with the table's old versions, after some days.
+    pub(super) async fn discard(&self, fragments: &[Fragment]) {
+        let Some(dataset) = &self.dataset else { return };
+        let Ok(store) = dataset.object_store(None).await else {
+            return;
+        };
+        for file in fragments.iter().flat_map(|fragment| &fragment.files) {
+            let path = dataset.data_dir().join(file.path.as_str());
+            if let Err(error) = store.delete(&path).await {
+                tracing::debug!(table = self.name, %error, "a file of dropped rows is left behind");
+            }
+        }
+    }
+
+    /// In one commit: the rows of `documents` go, those in `fragments` come.
+    pub(super) async fn replace(
+        &mut self,
+        documents: &[DocumentId],
+        fragments: Vec<Fragment>,
+    ) -> Result<(), StageError> {
+        for attempt in 1..=MAX_ATTEMPTS {
+            match self.try_replace(documents, fragments.clone()).await {
+                Ok(dataset) => {
+                    self.dataset = Some(dataset);
+                    return Ok(());
+                }
+                Err(error) if is_conflict(&error) => {
+                    tracing::debug!(table = self.name, attempt, %error, "another writer was first");
+                    tokio::time::sleep(Duration::from_millis(u64::from(attempt) * 5)).await;
+                    self.reload().await?;
+                }
+                Err(error) => return Err(self.cannot("write to", error)),
+            }
+        }
+        Err(StageError::fatal(
+            format_args!(
+                "other writers changed table `{}` at each of {MAX_ATTEMPTS} attempts to write to it",
+                self.name
+            ),
+            "run fewer pipelines into one table, or raise `commit.max_rows`",
+        ))
+    }
+
+    async fn try_replace(
+        &self,
+        documents: &[DocumentId],
+        fragments: Vec<Fragment>,
+    ) -> lance::Result<Arc<Dataset>> {
+        let dataset = self
+            .dataset
+            .as_ref()
+            .ok_or_else(|| Error::internal("the table was not made"))?;
+        let ids: Vec<String> = documents.iter().map(|id| format!("'{id}'")).collect();
+        let old_rows = format!("{DOCUMENT_ID} IN ({})", ids.join(", "));
+        let deletion = DeleteBuilder::new(Arc::clone(dataset), old_rows)
+            .execute_uncommitted()
+            .await?;
+        if deletion.num_deleted_rows == 0 && fragments.is_empty() {
+            return Ok(Arc::clone(dataset));
+        }
+        let Operation::Delete {
+            updated_fragments,
+            deleted_fragment_ids,
+            ..
+        } = deletion.transaction.operation
+        else {
+            return Err(Error::internal("a deletion is `Operation::Delete`"));
+        };
+        let key = dataset
+            .schema()
+            .field(DOCUMENT_ID)
+            .ok_or_else(|| Error::internal("the table has a column `document_id`"))?
+            .id;
+        let operation = Operation::Update {
+            removed_fragment_ids: deleted_fragment_ids,
+            updated_fragments,
+            new_fragments: fragments,
+            fields_modified: Vec::new(),
+            compacted_sstables: Vec::new(),
+            // Every column has new values, so no index covers the new rows yet.
+            fields_for_preserving_frag_bitmap: dataset
+                .schema()
+                .fields_pre_order()
+                .map(|field| field.id as u32)
+                .collect(),
+            update_mode: Some(UpdateMode::RewriteRows),
+            inserted_rows_filter: Some(KeyExistenceFilter {
+                field_ids: vec![key],
+                filter: FilterType::ExactSet(documents.iter().map(key_of).collect::<HashSet<_>>()),
+            }),
+            updated_fragment_offsets: None,
+        };
+        let transaction = TransactionBuilder::new(dataset.version().version, operation).build();
+        let mut commit = CommitBuilder::new(Arc::clone(dataset));
+        if let Some(rows) = deletion.affected_rows {
+            commit = commit.with_affected_rows(rows);
+        }
+        Ok(Arc::new(Box::pin(commit.execute(transaction)).await?))
+    }
+
+    /// Makes the full-text index if there is none, so that search works while
+    /// the run goes on. Rows that come later are searched without it.
+    pub(super) async fn make_text_index(&mut self, column: &str) -> Result<(), StageError> {
+        if self.has_text_index || self.dataset.is_none() {
+            return Ok(());
+        }
+        self.has_text_index = true;
+        if self.is_indexed(column).await? {
+            return Ok(());
+        }
+        let mut dataset = Dataset::clone(self.latest()?);
+        let made = dataset
+            .create_index(
+                &[column],
+                IndexType::Inverted,
+                Some(TEXT_INDEX.to_owned()),
+                &text_analysis(),
+                false,
+            )
+            .await;
+        match made {
+            Ok(_) => {
+                self.dataset = Some(Arc::new(dataset));
+                Ok(())
+            }
+            Err(error) => {
+                self.reload().await?;
+                // Another writer made it meanwhile.
+                if self.is_indexed(column).await? {
+                    return Ok(());
+                }
+                Err(self.cannot("index", error))
+            }
+        }
+    }
+
+    async fn is_indexed(&self, column: &str) -> Result<bool, StageError> {
+        let dataset = self.latest()?;
+        let Some(field) = dataset.schema().field(column) else {
+            return Ok(true);
+        };
+        let indices = dataset
+            .load_indices()
+            .await
+            .map_err(|error| self.cannot("read", error))?;
+        Ok(indices.iter().any(|index| index.fields.contains(&field.id)))
+    }
+
+    /// Puts small fragments together, indexes new rows, removes old versions.
+    /// The rows are durable without it, so what goes wrong is only logged.
+    pub(super) async fn tidy(&mut self) {
+        let Some(dataset) = &self.dataset else { return };
+        let mut dataset = Dataset::clone(dataset);
+        let name = self.name.clone();
+        if let Err(error) = tidy(&mut dataset).await {
+            tracing::warn!(table = name, %error, "the table is not tidied up: the next run will do it");
+        }
+        self.dataset = Some(Arc::new(dataset));
+    }
+
+    async fn reload(&mut self) -> Result<(), StageError> {
+        let mut builder = DatasetBuilder::from_uri(&self.uri);
+        if let Some(dataset) = &self.dataset {
+            builder = builder.with_session(dataset.session());
+        }
+        if let Some(store) = &self.store {
+            builder = builder.with_store_params(store.clone());
+        }
+        self.dataset = match builder.load().await {
+            Ok(dataset) => Some(Arc::new(dataset)),
+            Err(Error::DatasetNotFound { .. } | Error::NotFound { .. }) => None,
+            Err(error) => return Err(self.cannot("open", error)),
+        };
+        Ok(())
+    }
+
+    fn write_params(&self) -> WriteParams {
+        WriteParams {
+            store_params: self.store.clone(),
+            ..WriteParams::default()
+        }
+    }
+
+    fn latest(&self) -> Result<&Arc<Dataset>, StageError> {
+        self.dataset.as_ref().ok_or_else(|| {
+            StageError::fatal(
+                format_args!("table `{}` is gone", self.name),
+                "do not remove a table while a pipeline writes to it; run again to make it anew",
+            )
+        })
+    }
+
+    fn cannot(&self, act: &str, error: Error) -> StageError {
+        StageError::caused(
+            format_args!("cannot {act} table `{}`", self.name),
+            "mend the cause (disk full, no permission, files removed) and run again: what was stored stays",
+            error,
+        )
+    }
+}
+
+async fn tidy(dataset: &mut Dataset) -> lance::Result<()> {
+    let is_small = |rows: Option<usize>| rows.is_some_and(|rows| rows < ROWS_PER_FRAGMENT);
+    let fragments = dataset.get_fragments();
+    let n_small = fragments
+        .iter()
+        .filter(|fragment| is_small(fragment.metadata().num_rows()))
+        .count();
+    if n_small > MAX_SMALL_FRAGMENTS {
+        let options = CompactionOptions {
+            target_rows_per_fragment: ROWS_PER_FRAGMENT,
+            ..CompactionOptions::default()
+        };
+        compact_files(dataset, options, None).await?;
+    }
+    let n_parts = dataset.load_indices_by_name(TEXT_INDEX).await?.len();
+    if n_parts > 0 {
+        let options = if n_parts < MAX_INDEX_PARTS {
+            OptimizeOptions::append()
+        } else {
+            OptimizeOptions::merge(n_parts)
+        };
+        dataset.optimize_indices(&options).await?;
+    }
+    let age = lancedb::table::Duration::hours(KEEP_VERSIONS_HOURS);
+    dataset.cleanup_old_versions(age, None, Some(false)).await?;
+    Ok(())
+}
+
+/// How text is cut into words, for documents and queries alike: by the rules of
+/// Unicode, with dictionaries for the scripts that are written without spaces;
+/// case and accents do not count.
+fn text_analysis() -> InvertedIndexParams {
+    InvertedIndexParams::default()
+        .base_tokenizer("icu/split".to_owned())
+        .lower_case(true)
+        .ascii_folding(true)
+        .stem(true)
+        .remove_stop_words(true)
+}
+
+fn key_of(document: &DocumentId) -> u64 {
+    let mut key = [0; 8];
+    key.copy_from_slice(&document.as_bytes()[..8]);
+    u64::from_le_bytes(key)
+}
+
+fn is_conflict(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::RetryableCommitConflict { .. }
+            | Error::CommitConflict { .. }
+            | Error::TooMuchWriteContention { .. }
+    )
+}
+
+/// Makes the folder and checks that files can be made in it; its absolute path.
+fn writable_folder(uri: &str) -> Result<String, StageError> {
+    let cannot = |error: std::io::Error| {
+        StageError::caused(
+            format_args!("cannot write to the folder `{uri}`"),
+            "set `uri` to a folder that this user may write to",
+            error,
+        )
+    };
+    let folder = std::path::absolute(Path::new(uri)).map_err(cannot)?;
+    std::fs::create_dir_all(&folder).map_err(cannot)?;
+    let probe = folder.join(format!(".pagemill-{}", std::process::id()));
+    std::fs::write(&probe, b"").map_err(cannot)?;
+    std::fs::remove_file(&probe).map_err(cannot)?;
+    folder.to_str().map(str::to_owned).ok_or_else(|| {
+        StageError::fatal(
+            format_args!("the folder `{uri}` has a name that is not UTF-8"),
+            "set `uri` to a folder with another name",
+        )
+    })
+}
+
+/// A path as the path of a URL.
+fn url_path(path: &str) -> String {
+    let mut encoded = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
