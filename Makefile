@@ -3,6 +3,7 @@
 
 CARGO := scripts/cargo
 RUSTDOCFLAGS ?= -D warnings
+BENCH_PROFILE ?= release
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,8 +26,8 @@ lint: setup ## Formatting, clippy and rustdoc with warnings denied; cargo-deny a
 	RUSTDOCFLAGS='$(RUSTDOCFLAGS)' $(CARGO) doc --workspace --no-deps --locked
 	@scripts/optional-lints
 
-bench: setup ## Run the benchmarks
-	$(CARGO) bench --workspace --locked
+bench: setup ## Run the benchmarks (BENCH_PROFILE=dev reuses what the demo compiled)
+	$(CARGO) bench --workspace --locked --profile $(BENCH_PROFILE) --bench engine --bench pages
 
 install: setup ## Build with optimizations and install the `pagemill` command
 	$(CARGO) install --path . --locked --profile release

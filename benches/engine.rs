@@ -112,7 +112,9 @@ fn compute(time: Duration) {
     let since = Instant::now();
     let mut sum = 0_u64;
     while !time.is_zero() && since.elapsed() < time {
-        sum = (0..100).fold(sum, |sum, n| black_box(sum.wrapping_mul(31).wrapping_add(n)));
+        sum = (0..100).fold(sum, |sum, n| {
+            black_box(sum.wrapping_mul(31).wrapping_add(n))
+        });
     }
     black_box(sum);
 }
@@ -170,11 +172,14 @@ fn run(n_items: u32, n_stages: usize, work_us: u64, batch_of: usize) -> Duration
         .sink::<NowhereConfig>();
     let file = ConfigFile::parse(Path::new("bench"), &toml, &[], &registry, &|_| None)
         .expect("a sound configuration");
-    let pipeline =
-        file.build(&file.pipelines()[0], &Resources::default()).expect("nothing to refuse");
+    let pipeline = file
+        .build(&file.pipelines()[0], &Resources::default())
+        .expect("nothing to refuse");
     let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
     let since = Instant::now();
-    let report = runtime.block_on(pipeline.run(&RunControl::default())).expect("nothing fails");
+    let report = runtime
+        .block_on(pipeline.run(&RunControl::default()))
+        .expect("nothing fails");
     let elapsed = since.elapsed();
     assert_eq!(report.totals.items_stored, u64::from(n_items));
     let _ = std::fs::remove_dir_all(folder);

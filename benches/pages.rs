@@ -31,24 +31,42 @@ fn render(folder: &Path, workers: usize) -> f64 {
         out = out.path().display(),
     );
     let report = run(&toml);
-    let pages = report.totals.nodes.iter().find(|node| node.name == "pages").expect("it ran");
+    let pages = report
+        .totals
+        .nodes
+        .iter()
+        .find(|node| node.name == "pages")
+        .expect("it ran");
     pages.items_out as f64 / report.totals.elapsed_s
 }
 
 fn run(toml: &str) -> pagemill::Report {
     let variable = |name: &str| std::env::var(name).ok();
-    let file = ConfigFile::parse(Path::new("bench"), toml, &[], &pagemill::registry(), &variable)
-        .expect("a sound configuration");
-    let pipeline =
-        file.build(&file.pipelines()[0], &pagemill::resources()).expect("`make setup` was run");
+    let file = ConfigFile::parse(
+        Path::new("bench"),
+        toml,
+        &[],
+        &pagemill::registry(),
+        &variable,
+    )
+    .expect("a sound configuration");
+    let pipeline = file
+        .build(&file.pipelines()[0], &pagemill::resources())
+        .expect("`make setup` was run");
     let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
-    runtime.block_on(pipeline.run(&RunControl::default())).expect("nothing fails")
+    runtime
+        .block_on(pipeline.run(&RunControl::default()))
+        .expect("nothing fails")
 }
 
 /// Pages a second of pypdfium2 in one process; `None` where it is not installed.
 fn pypdfium2(folder: &Path) -> Option<f64> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/pypdfium2_pages.py");
-    let output = Command::new("python3").arg(script).arg(folder).output().ok()?;
+    let output = Command::new("python3")
+        .arg(script)
+        .arg(folder)
+        .output()
+        .ok()?;
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 
@@ -56,7 +74,9 @@ fn pypdfium2(folder: &Path) -> Option<f64> {
 fn one_after_another() -> (usize, f64) {
     fn stage<C: StageConfig + DeserializeOwned>(toml: &str, items: Vec<Item>) -> Vec<Item> {
         let config: C = toml::from_str(toml).expect("sound settings");
-        let mut stage = config.build(&pagemill::resources()).expect("`make setup` was run");
+        let mut stage = config
+            .build(&pagemill::resources())
+            .expect("`make setup` was run");
         run_stage(stage.as_mut(), items).sent
     }
     let model = "model = 'sentence-transformers/all-MiniLM-L6-v2'";
@@ -112,7 +132,10 @@ fn main() -> ExitCode {
     let one = median(&mut || render(&folder, 1));
     let two = median(&mut || render(&folder, 2));
     println!("  one process   {one:>7.0} pages/s");
-    println!("  two processes {two:>7.0} pages/s, {:.2} times as fast", two / one);
+    println!(
+        "  two processes {two:>7.0} pages/s, {:.2} times as fast",
+        two / one
+    );
     match pypdfium2(&folder) {
         Some(python) => println!(
             "  pypdfium2     {python:>7.0} pages/s in one process: ours is {:.2} times as fast",
@@ -129,6 +152,9 @@ fn main() -> ExitCode {
         elapsed_s
     });
     println!("  stages one after another {sequential:.2} s");
-    println!("  overlapped               {together:.2} s, {:.2} times as fast", sequential / together);
+    println!(
+        "  overlapped               {together:.2} s, {:.2} times as fast",
+        sequential / together
+    );
     ExitCode::SUCCESS
 }

@@ -36,9 +36,15 @@ impl StageConfig for CountWordsConfig {
 
     fn build(&self, _: &Resources) -> Result<Box<dyn Stage>, FieldError> {
         if self.min_words == 0 {
-            return Err(FieldError::new("min_words", "must be at least 1", "leave the stage out"));
+            return Err(FieldError::new(
+                "min_words",
+                "must be at least 1",
+                "leave the stage out",
+            ));
         }
-        Ok(Box::new(CountWords { min_words: self.min_words }))
+        Ok(Box::new(CountWords {
+            min_words: self.min_words,
+        }))
     }
 }
 
@@ -113,7 +119,17 @@ fn run() -> Result<String, Box<dyn std::error::Error>> {
     let pipeline = file.build(file.pipeline(None)?, &pagemill::resources())?;
     let report = tokio::runtime::Runtime::new()?.block_on(pipeline.run(&RunControl::default()))?;
     let rows = std::fs::read_to_string(folder.join("rows.jsonl"))?;
-    let first = rows.lines().next().unwrap_or_default().chars().take(120).collect::<String>();
+    let first = rows
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .take(120)
+        .collect::<String>();
     std::fs::remove_dir_all(&folder)?;
-    Ok(format!("{}\n  {} rows; the first begins {first}", report.to_text(), rows.lines().count()))
+    Ok(format!(
+        "{}\n  {} rows; the first begins {first}",
+        report.to_text(),
+        rows.lines().count()
+    ))
 }

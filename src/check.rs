@@ -20,7 +20,10 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<u8> {
     let file = args.config.read()?;
     let resources = pagemill::resources();
     // Building finds what only this machine knows: folders, models, libraries.
-    let errors = file.pipelines().iter().filter_map(|graph| file.build(graph, &resources).err());
+    let errors = file
+        .pipelines()
+        .iter()
+        .filter_map(|graph| file.build(graph, &resources).err());
     if let Some(error) = errors.reduce(ConfigError::and) {
         return Err(error.into());
     }
@@ -42,7 +45,12 @@ pub(crate) fn describe(graph: &Graph) -> String {
     }
     text += &format!("\n  fingerprint {}\n", graph.fingerprint());
     for node in graph.nodes() {
-        text += &format!("\n  {} {} ({}", node.role().table(), node.name(), node.kind());
+        text += &format!(
+            "\n  {} {} ({}",
+            node.role().table(),
+            node.name(),
+            node.kind()
+        );
         if node.workers() > 1 {
             text += &format!(", {} workers", node.workers());
         }
@@ -50,14 +58,20 @@ pub(crate) fn describe(graph: &Graph) -> String {
             text += &format!(", {}", node.cardinality());
         }
         text += ")\n";
-        let inputs: Vec<&str> =
-            node.inputs().iter().map(|input| graph.nodes()[*input].name()).collect();
+        let inputs: Vec<&str> = node
+            .inputs()
+            .iter()
+            .map(|input| graph.nodes()[*input].name())
+            .collect();
         if !inputs.is_empty() {
             text += &format!("    takes from {}\n", inputs.join(", "));
             text += &format!("    in   {}\n", typed(node.carried(), node.input()));
         }
         if node.role() != Role::Sink {
-            text += &format!("    out  {}\n", typed(node.output().names().collect(), node.output()));
+            text += &format!(
+                "    out  {}\n",
+                typed(node.output().names().collect(), node.output())
+            );
         }
     }
     text
@@ -67,8 +81,16 @@ pub(crate) fn describe(graph: &Graph) -> String {
 fn typed(names: Vec<&str>, fields: &FieldSet) -> String {
     let typed = names.into_iter().filter_map(|name| {
         let ty = fields.get(name)?.to_string();
-        Some(if ty == name { name.to_owned() } else { format!("{name}: {ty}") })
+        Some(if ty == name {
+            name.to_owned()
+        } else {
+            format!("{name}: {ty}")
+        })
     });
     let typed: Vec<String> = typed.collect();
-    if typed.is_empty() { "(key only)".into() } else { typed.join(", ") }
+    if typed.is_empty() {
+        "(key only)".into()
+    } else {
+        typed.join(", ")
+    }
 }

@@ -19,7 +19,11 @@ pub(crate) fn mermaid(graph: &Graph) -> String {
     }
     for (index, node) in graph.nodes().iter().enumerate() {
         for input in node.inputs() {
-            let _ = writeln!(text, "    n{input} -->|\"{}\"| n{index}", node.carried().join(", "));
+            let _ = writeln!(
+                text,
+                "    n{input} -->|\"{}\"| n{index}",
+                node.carried().join(", ")
+            );
         }
     }
     text
@@ -37,7 +41,10 @@ pub(crate) fn dot(graph: &Graph) -> String {
             Role::Sink => "cylinder",
         };
         let (name, subtitle) = (node.name(), subtitle(node));
-        let _ = writeln!(text, "  n{index} [shape={shape}, label=\"{name}\\n{subtitle}\"];");
+        let _ = writeln!(
+            text,
+            "  n{index} [shape={shape}, label=\"{name}\\n{subtitle}\"];"
+        );
     }
     for (index, node) in graph.nodes().iter().enumerate() {
         for input in node.inputs() {
@@ -67,10 +74,19 @@ const LINE_HEIGHT: usize = 13;
 /// labelled with the fields that they carry.
 pub(crate) fn svg(graph: &Graph) -> String {
     let places = places(graph);
-    let n_columns = places.iter().map(|(column, _)| column + 1).max().unwrap_or(1);
+    let n_columns = places
+        .iter()
+        .map(|(column, _)| column + 1)
+        .max()
+        .unwrap_or(1);
     let n_rows = places.iter().map(|(_, row)| row + 1).max().unwrap_or(1);
     // Labels stand below the lowest row of boxes that an edge may pass.
-    let n_labels = graph.nodes().iter().map(|node| node.carried().len()).max().unwrap_or(0);
+    let n_labels = graph
+        .nodes()
+        .iter()
+        .map(|node| node.carried().len())
+        .max()
+        .unwrap_or(0);
     let width = 2 * MARGIN + n_columns * BOX_WIDTH + (n_columns - 1) * COLUMN_GAP;
     let row_height = BOX_HEIGHT.max(2 * n_labels * LINE_HEIGHT) + ROW_GAP;
     let height = 2 * MARGIN + n_rows * row_height + LINE_HEIGHT;
@@ -85,9 +101,11 @@ pub(crate) fn svg(graph: &Graph) -> String {
          <defs><marker id=\"arrow\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"8\" \
          markerHeight=\"8\" orient=\"auto\"><path d=\"M0 0L8 4L0 8z\" fill=\"#5b6770\"/></marker></defs>\n"
     );
-    let title = graph.description().map_or(graph.name().to_owned(), |description| {
-        format!("{}: {description}", graph.name())
-    });
+    let title = graph
+        .description()
+        .map_or(graph.name().to_owned(), |description| {
+            format!("{}: {description}", graph.name())
+        });
     let _ = writeln!(
         text,
         "<text x=\"{MARGIN}\" y=\"{}\" font-weight=\"bold\">{}</text>",
@@ -124,7 +142,11 @@ pub(crate) fn svg(graph: &Graph) -> String {
             Role::Stage => ("#eef2f8", "#4a6fa5"),
             Role::Sink => ("#f8efe4", "#b9772e"),
         };
-        let radius = if node.role() == Role::Stage { 6 } else { BOX_HEIGHT / 2 };
+        let radius = if node.role() == Role::Stage {
+            6
+        } else {
+            BOX_HEIGHT / 2
+        };
         let (top, middle) = (y - BOX_HEIGHT / 2, x + BOX_WIDTH / 2);
         let _ = writeln!(
             text,
@@ -147,7 +169,12 @@ pub(crate) fn svg(graph: &Graph) -> String {
 fn places(graph: &Graph) -> Vec<(usize, usize)> {
     let mut places: Vec<(usize, usize)> = Vec::new();
     for node in graph.nodes() {
-        let column = node.inputs().iter().map(|input| places[*input].0 + 1).max().unwrap_or(0);
+        let column = node
+            .inputs()
+            .iter()
+            .map(|input| places[*input].0 + 1)
+            .max()
+            .unwrap_or(0);
         let row = places.iter().filter(|(taken, _)| *taken == column).count();
         places.push((column, row));
     }
@@ -155,5 +182,8 @@ fn places(graph: &Graph) -> Vec<(usize, usize)> {
 }
 
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }

@@ -73,7 +73,10 @@ pub fn resources() -> Resources {
     let places = ModelPlaces::from_environment();
     let pdfium = find_pdfium(pdfium_candidates(&places));
     let resources = Resources::default();
-    let setup = RenderSetup { worker: WorkerCommand::default(), pdfium };
+    let setup = RenderSetup {
+        worker: WorkerCommand::default(),
+        pdfium,
+    };
     resources.insert(RenderPdfConfig::KIND, setup);
     resources.insert("", places);
     resources
@@ -85,5 +88,8 @@ pub fn pdfium_candidates(places: &ModelPlaces) -> Vec<std::path::PathBuf> {
     let name = std::env::consts::DLL_PREFIX.to_owned() + "pdfium" + std::env::consts::DLL_SUFFIX;
     let cached = places.pagemill_cache.join("pdfium");
     let system = ["/usr/local/lib", "/usr/lib", "/opt/homebrew/lib"].map(Into::into);
-    std::iter::once(cached).chain(system).map(|folder| folder.join(&name)).collect()
+    std::iter::once(cached)
+        .chain(system)
+        .map(|folder| folder.join(&name))
+        .collect()
 }

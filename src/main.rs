@@ -27,9 +27,11 @@ const DEAD_LETTERS: u8 = 3;
 /// Turns documents into searchable vectors.
 #[derive(Parser)]
 #[command(name = "pagemill", version, about, arg_required_else_help = true)]
-#[command(after_help = "Exit codes: 0 all done, 1 failed, 2 usage or configuration, \
+#[command(
+    after_help = "Exit codes: 0 all done, 1 failed, 2 usage or configuration, \
                         3 done with dead letters.\n\nExample:\n  pagemill run documents\n  \
-                        pagemill search \"torque of the clamp bolts\"")]
+                        pagemill search \"torque of the clamp bolts\""
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -63,7 +65,12 @@ struct ConfigArgs {
 impl ConfigArgs {
     fn read(&self) -> Result<ConfigFile, ConfigError> {
         let variable = |name: &str| std::env::var(name).ok();
-        ConfigFile::read(&self.config, &self.overrides, &pagemill::registry(), &variable)
+        ConfigFile::read(
+            &self.config,
+            &self.overrides,
+            &pagemill::registry(),
+            &variable,
+        )
     }
 }
 
@@ -99,7 +106,9 @@ fn report_error(error: &anyhow::Error) -> ExitCode {
         return DONE.into(); // Whoever read the output has enough.
     }
     let _ = writeln!(stderr, "error: {error}");
-    let hint = error.downcast_ref::<Hinted>().map(|hinted| hinted.hint.as_str());
+    let hint = error
+        .downcast_ref::<Hinted>()
+        .map(|hinted| hinted.hint.as_str());
     if let Some(hint) = hint {
         let _ = writeln!(stderr, "hint: {hint}");
     }

@@ -25,7 +25,9 @@ enum ModelsCommand {
 }
 
 pub(crate) fn run(args: &ModelsArgs) -> anyhow::Result<u8> {
-    let Some(ModelsCommand::List) | None = args.command;
+    match args.command {
+        Some(ModelsCommand::List) | None => {}
+    }
     let places = ModelPlaces::from_environment();
     let models = list(&places);
     let mut stdout = std::io::stdout().lock();
@@ -48,16 +50,29 @@ pub(crate) fn run(args: &ModelsArgs) -> anyhow::Result<u8> {
     }
     for model in &models {
         let architecture = model.architecture.as_deref().unwrap_or("unknown");
-        let dim = model.dim.map_or_else(String::new, |dim| format!(", {dim}-d"));
+        let dim = model
+            .dim
+            .map_or_else(String::new, |dim| format!(", {dim}-d"));
         let megabytes = model.n_bytes as f64 / 1e6;
-        writeln!(stdout, "{} ({architecture}{dim}, {megabytes:.0} MB)", model.name)?;
+        writeln!(
+            stdout,
+            "{} ({architecture}{dim}, {megabytes:.0} MB)",
+            model.name
+        )?;
         writeln!(stdout, "    {}", model.folder.display())?;
     }
     if models.is_empty() {
-        writeln!(stdout, "no models here yet; `make setup` fetches all-MiniLM-L6-v2")?;
+        writeln!(
+            stdout,
+            "no models here yet; `make setup` fetches all-MiniLM-L6-v2"
+        )?;
     }
     writeln!(stdout, "\nNames are looked up as a folder, then in")?;
-    writeln!(stdout, "    {}", places.pagemill_cache.join("models").display())?;
+    writeln!(
+        stdout,
+        "    {}",
+        places.pagemill_cache.join("models").display()
+    )?;
     writeln!(stdout, "    {}", places.hugging_face.display())?;
     Ok(DONE)
 }

@@ -1,5 +1,6 @@
 //! Progress on a terminal; silence in a pipe.
 
+use std::convert::Infallible;
 use std::io::{self, IsTerminal as _, Write};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +16,7 @@ const TICK: Duration = Duration::from_millis(200);
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// Shows how far the run is until the future is dropped.
-pub(crate) async fn show(control: RunControl) {
+pub(crate) async fn show(control: RunControl) -> Infallible {
     if !io::stderr().is_terminal() {
         return std::future::pending().await;
     }
@@ -28,7 +29,9 @@ pub(crate) async fn show(control: RunControl) {
     let mut ticks = tokio::time::interval(TICK);
     loop {
         ticks.tick().await;
-        let Some(now) = control.snapshot() else { continue };
+        let Some(now) = control.snapshot() else {
+            continue;
+        };
         if now.documents_expected > 0 {
             bar.set_length(now.documents_expected);
         }
@@ -110,6 +113,9 @@ mod tests {
             dead_letters: 2,
             nodes: Vec::new(),
         };
-        assert_eq!(message(&now), "10/40 documents, 70 items stored, 2 dead letters, 30s left");
+        assert_eq!(
+            message(&now),
+            "10/40 documents, 70 items stored, 2 dead letters, 30s left"
+        );
     }
 }

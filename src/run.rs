@@ -1,5 +1,6 @@
 //! `pagemill run`.
 
+use std::convert::Infallible;
 use std::io::Write as _;
 
 use clap::Args;
@@ -10,7 +11,9 @@ use crate::{ConfigArgs, DEAD_LETTERS, DONE, FAILED, progress};
 /// Run a pipeline to its end. Ctrl-C stops its sources and finishes what is
 /// under way; a second Ctrl-C stops at once.
 #[derive(Args)]
-#[command(after_help = "Example:\n  pagemill run documents --set documents.source.files.path=~/papers")]
+#[command(
+    after_help = "Example:\n  pagemill run documents --set documents.source.files.path=~/papers"
+)]
 pub(crate) struct RunArgs {
     /// The pipeline; the file's first if left out
     pipeline: Option<String>,
@@ -32,13 +35,19 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let mut stdout = std::io::stdout().lock();
     let (report, code) = match ended {
         Ok(report) => {
-            let code = if report.totals.dead_letters > 0 { DEAD_LETTERS } else { DONE };
+            let code = if report.totals.dead_letters > 0 {
+                DEAD_LETTERS
+            } else {
+                DONE
+            };
             let cancelled = report.stopped == pagemill::pipeline::StopReason::Cancelled;
             (report, if cancelled { FAILED } else { code })
         }
         Err(error) => {
             report_failure(&error);
-            let Some(report) = error.report else { return Ok(FAILED) };
+            let Some(report) = error.report else {
+                return Ok(FAILED);
+            };
             (*report, FAILED)
         }
     };
@@ -57,15 +66,15 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<u8> {
 /// Runs the pipeline with a progress line, and listens for Ctrl-C.
 async fn supervise(pipeline: Pipeline) -> Result<Report, RunError> {
     let control = RunControl::default();
-    let run = pipeline.run(&control);
+    let beside = async { tokio::join!(progress::show(control.clone()), interrupts(&control)) };
     tokio::select! {
-        ended = run => ended,
-        never = async { tokio::join!(progress::show(control.clone()), interrupts(&control)).0 } => never,
+        ended = pipeline.run(&control) => ended,
+        (never, _) = beside => match never {},
     }
 }
 
 /// The first Ctrl-C drains, the second cancels.
-async fn interrupts(control: &RunControl) {
+async fn interrupts(control: &RunControl) -> Infallible {
     let listens = tokio::signal::ctrl_c().await.is_ok();
     if listens {
         tracing::warn!("stopping: finishing what is under way (Ctrl-C again to stop at once)");

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use clap::{Args, ValueEnum};
 use pagemill::Searcher;
 use pagemill::models::ModelPlaces;
-use pagemill::sinks::{Hit, SearchMode};
+use pagemill::sinks::lancedb::{Hit, SearchMode};
 
 use crate::{ConfigArgs, DONE, Hinted};
 
@@ -61,18 +61,22 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<u8> {
     let answered = runtime.block_on(async {
         let searcher = Searcher::open(graph, &places, mode).await?;
         let mode = mode.unwrap_or_else(|| searcher.default_mode());
-        let hits = searcher.search(&args.query, Some(mode), args.top.into()).await?;
+        let hits = searcher
+            .search(&args.query, Some(mode), args.top.into())
+            .await?;
         Ok::<_, pagemill::AskError>((mode, hits))
     });
-    let (mode, hits) = answered
-        .map_err(|error| Hinted { hint: error.hint(), problem: error.to_string() })?;
+    let (mode, hits) = answered.map_err(|error| Hinted {
+        hint: error.hint(),
+        problem: error.to_string(),
+    })?;
     let mut stdout = std::io::stdout().lock();
     if args.json {
         let hits: Vec<_> = hits.iter().map(json).collect();
         let answer = serde_json::json!({
             "query": args.query,
             "pipeline": graph.name(),
-            "mode": mode.name(),
+            "mode": name_of(mode),
             "hits": hits,
         });
         serde_json::to_writer_pretty(&mut stdout, &answer)?;
@@ -83,14 +87,30 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<u8> {
         writeln!(stdout, "nothing found")?;
     }
     for (index, hit) in hits.iter().enumerate() {
-        let page = hit.page.map_or_else(String::new, |page| format!(", page {page}"));
-        writeln!(stdout, "{}. {}{page}  (score {:.4})", index + 1, hit.document, hit.score)?;
+        let page = hit
+            .page
+            .map_or_else(String::new, |page| format!(", page {page}"));
+        writeln!(
+            stdout,
+            "{}. {}{page}  (score {:.4})",
+            index + 1,
+            hit.document,
+            hit.score
+        )?;
         for line in wrapped(&hit.text) {
             writeln!(stdout, "   {line}")?;
         }
         writeln!(stdout)?;
     }
     Ok(DONE)
+}
+
+fn name_of(mode: SearchMode) -> &'static str {
+    match mode {
+        SearchMode::Text => "text",
+        SearchMode::Vector => "vector",
+        SearchMode::Hybrid => "hybrid",
+    }
 }
 
 fn json(hit: &Hit) -> serde_json::Value {

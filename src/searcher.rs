@@ -2,7 +2,9 @@
 
 use pagemill_models::{Device, LoadOptions, ModelError, ModelPlaces, TextEncoder, resolve};
 use pagemill_pipeline::Graph;
-use pagemill_sinks::{Hit, LanceDbConfig, SearchError, SearchMode, SearchQuery, TableReader};
+use pagemill_sinks::lancedb::{
+    Hit, LanceDbConfig, SearchMode, SearchQuery, TableError, TableReader,
+};
 use pagemill_stages::EmbedTextConfig;
 
 /// Answers questions from the table of one pipeline.
@@ -35,7 +37,7 @@ pub enum AskError {
     Model(#[from] ModelError),
     /// The table cannot be read.
     #[error(transparent)]
-    Table(#[from] SearchError),
+    Table(#[from] TableError),
 }
 
 impl AskError {
@@ -44,8 +46,8 @@ impl AskError {
         match self {
             Self::NoTable { .. } => "name another pipeline with `--pipeline`".into(),
             Self::NoVectors { .. } => "search with `--mode text`".into(),
-            Self::Model(error) => error.hint().to_string(),
-            Self::Table(error) => error.hint().to_string(),
+            Self::Model(error) => error.hint(),
+            Self::Table(error) => error.hint(),
         }
     }
 }
@@ -61,14 +63,25 @@ impl Searcher {
         places: &ModelPlaces,
         mode: Option<SearchMode>,
     ) -> Result<Self, AskError> {
-        let sink = graph.nodes().iter().find_map(|node| node.settings::<LanceDbConfig>());
-        let sink = sink.ok_or_else(|| AskError::NoTable { pipeline: graph.name().into() })?;
-        let table = TableReader::open(&sink.uri, sink.table_name(graph.name())).await?;
-        let stage = graph.nodes().iter().find_map(|node| node.settings::<EmbedTextConfig>());
+        let sink = graph
+            .nodes()
+            .iter()
+            .find_map(|node| node.settings::<LanceDbConfig>());
+        let sink = sink.ok_or_else(|| AskError::NoTable {
+            pipeline: graph.name().into(),
+        })?;
+        let name = sink.table.as_deref().unwrap_or(graph.name());
+        let table = TableReader::open(&sink.uri, name).await?;
+        let stage = graph
+            .nodes()
+            .iter()
+            .find_map(|node| node.settings::<EmbedTextConfig>());
         let encoder = match (mode, stage) {
             (Some(SearchMode::Text), _) | (None, None) => None,
             (Some(_), None) => {
-                return Err(AskError::NoVectors { pipeline: graph.name().into() });
+                return Err(AskError::NoVectors {
+                    pipeline: graph.name().into(),
+                });
             }
             (Some(_), Some(stage)) => Some(load(stage, places)?),
             (None, Some(stage)) => match load(stage, places) {
@@ -85,7 +98,11 @@ impl Searcher {
     /// How a question is answered where the caller does not say: by words and
     /// meaning if there is a model, by words otherwise.
     pub fn default_mode(&self) -> SearchMode {
-        if self.encoder.is_some() { SearchMode::Hybrid } else { SearchMode::Text }
+        if self.encoder.is_some() {
+            SearchMode::Hybrid
+        } else {
+            SearchMode::Text
+        }
     }
 
     /// The `top` passages that answer `question` best, best first.
@@ -103,7 +120,12 @@ impl Searcher {
             (_, SearchMode::Text) | (None, _) => None,
             (Some(encoder), _) => encoder.encode(&[question])?.pop(),
         };
-        let query = SearchQuery { mode, text: question.to_owned(), vector, top };
+        let query = SearchQuery {
+            mode,
+            text: question.to_owned(),
+            vector,
+            top,
+        };
         Ok(self.table.search(&query).await?)
     }
 }
@@ -111,7 +133,10 @@ impl Searcher {
 fn load(stage: &EmbedTextConfig, places: &ModelPlaces) -> Result<TextEncoder, ModelError> {
     let folder = resolve(&stage.model, places)?;
     // A question is one short text: the processor answers before a device is ready.
-    let options =
-        LoadOptions { device: Device::Cpu, max_tokens: stage.max_tokens, ..LoadOptions::default() };
+    let options = LoadOptions {
+        device: Device::Cpu,
+        max_tokens: stage.max_tokens,
+        ..LoadOptions::default()
+    };
     TextEncoder::load(&folder, &options)
 }

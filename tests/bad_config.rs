@@ -21,7 +21,10 @@ fn message_of(name: &str, text: &str, overrides: &[String]) -> Option<String> {
     let nowhere = PathBuf::from("cache");
     resources.insert(
         "",
-        ModelPlaces { pagemill_cache: nowhere.clone(), hugging_face: nowhere.join("hub") },
+        ModelPlaces {
+            pagemill_cache: nowhere.clone(),
+            hugging_face: nowhere.join("hub"),
+        },
     );
     let built = ConfigFile::parse(path, text, overrides, &pagemill::registry(), &nothing)
         .and_then(|file| file.build(&file.pipelines()[0], &resources).map(drop));
@@ -34,10 +37,16 @@ fn every_mistake_has_its_message_with_place_and_remedy() {
     let mut files: Vec<PathBuf> = fs::read_dir(folder())
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "toml")
+        })
         .collect();
     files.sort();
-    assert!(files.len() >= 30, "the folder holds a file for each class of mistake");
+    assert!(
+        files.len() >= 30,
+        "the folder holds a file for each class of mistake"
+    );
     let mut different = Vec::new();
     for path in files {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
@@ -51,7 +60,11 @@ fn every_mistake_has_its_message_with_place_and_remedy() {
             different.push(format!("{name}:\n{message}"));
         }
     }
-    assert!(different.is_empty(), "messages differ:\n{}", different.join("\n"));
+    assert!(
+        different.is_empty(),
+        "messages differ:\n{}",
+        different.join("\n")
+    );
 }
 
 #[test]
@@ -71,7 +84,10 @@ fn an_override_takes_its_place_and_is_quoted_where_it_is_wrong() {
     assert_eq!(set("p.stage.pages.long_side_px=768"), None);
     assert_eq!(set("p.sink.out.path=some/other.jsonl"), None);
     let wrong = set("p.stage.pages.long_side_px=wide").unwrap();
-    assert!(wrong.contains("--> --set:1:28") && wrong.contains("^^^^"), "{wrong}");
+    assert!(
+        wrong.contains("--> --set:1:28") && wrong.contains("^^^^"),
+        "{wrong}"
+    );
     let unknown = set("p.stage.page.long_side_px=768").unwrap();
     assert!(unknown.contains("`page` is not in the file"), "{unknown}");
     assert!(unknown.contains("did you mean `pages`?"), "{unknown}");

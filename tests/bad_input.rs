@@ -42,7 +42,10 @@ fn a_truncated_file() {
 
 #[test]
 fn a_pdf_without_pages() {
-    let pdf = pdf_of(&["<< /Type /Catalog /Pages 2 0 R >>", "<< /Type /Pages /Kids [] /Count 0 >>"]);
+    let pdf = pdf_of(&[
+        "<< /Type /Catalog /Pages 2 0 R >>",
+        "<< /Type /Pages /Kids [] /Count 0 >>",
+    ]);
     let (error, _) = letter_for("nothing.pdf", &pdf);
     assert!(error.contains("no pages"), "{error}");
 }
@@ -89,7 +92,11 @@ fn crc32(bytes: &[u8]) -> u32 {
     for byte in bytes {
         crc ^= u32::from(*byte);
         for _ in 0..8 {
-            crc = if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 };
+            crc = if crc & 1 == 1 {
+                (crc >> 1) ^ 0xedb8_8320
+            } else {
+                crc >> 1
+            };
         }
     }
     !crc
@@ -98,7 +105,10 @@ fn crc32(bytes: &[u8]) -> u32 {
 #[test]
 fn an_image_that_claims_a_hundred_thousand_pixels_a_side() {
     let (error, _) = letter_for("vast.png", &png_claiming(100_000));
-    assert!(error.contains("100000") || error.contains("100,000"), "{error}");
+    assert!(
+        error.contains("100000") || error.contains("100,000"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -113,10 +123,20 @@ fn a_link_to_nowhere_and_a_pipe() {
     let mill = Mill::new();
     mill.add("good.pdf", page_of("good"));
     std::os::unix::fs::symlink("nowhere", mill.path("input/link.pdf")).unwrap();
-    let made = std::process::Command::new("mkfifo").arg(mill.path("input/pipe.pdf")).status();
-    let n_bad = if made.is_ok_and(|status| status.success()) { 2 } else { 1 };
+    let made = std::process::Command::new("mkfifo")
+        .arg(mill.path("input/pipe.pdf"))
+        .status();
+    let n_bad = if made.is_ok_and(|status| status.success()) {
+        2
+    } else {
+        1
+    };
     let (code, report) = mill.run();
-    assert_eq!((code, report["documents_done"].as_u64()), (3, Some(1)), "{report:#}");
+    assert_eq!(
+        (code, report["documents_done"].as_u64()),
+        (3, Some(1)),
+        "{report:#}"
+    );
     assert_eq!(mill.dead_letters().len(), n_bad);
 }
 
@@ -127,7 +147,10 @@ fn a_missing_folder_is_a_mistake_in_the_configuration() {
     let output = mill.command(&["run"]);
     assert_eq!(output.status.code(), Some(2));
     let text = stderr(&output);
-    assert!(text.contains(" --> pipelines.toml:4:8") && text.contains("hint: "), "{text}");
+    assert!(
+        text.contains(" --> pipelines.toml:4:8") && text.contains("hint: "),
+        "{text}"
+    );
 }
 
 #[test]
@@ -141,11 +164,18 @@ fn an_output_that_cannot_be_written_stops_the_run_and_says_so() {
         let output = mill.command(&["run", "--set", &set]);
         assert_eq!(output.status.code(), Some(1), "{path}");
         let text = stderr(&output);
-        assert!(text.contains("stopped at `rows`") && text.contains("hint: "), "{text}");
+        assert!(
+            text.contains("stopped at `rows`") && text.contains("hint: "),
+            "{text}"
+        );
     }
     let output = mill.command(&["run", "--set", "p.dead_letters=occupied"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("cannot write dead letters"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("cannot write dead letters"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 const TO_LANCEDB: &str = r#"
@@ -172,7 +202,10 @@ fn a_table_whose_schema_does_not_fit_is_left_alone_and_the_difference_is_named()
     let (code, report) = mill.run();
     assert_eq!(code, 0, "{report:#}");
     let without = TO_LANCEDB
-        .replace("[p.stage.thumbnails]\nkind = \"thumbnail\"\ninput = \"pages\"\n", "")
+        .replace(
+            "[p.stage.thumbnails]\nkind = \"thumbnail\"\ninput = \"pages\"\n",
+            "",
+        )
         .replace("input = \"thumbnails\"", "input = \"pages\"");
     let with_chunks = without.replace(
         "[p.sink.table]\nkind = \"lancedb\"\ninput = \"pages\"",
@@ -182,7 +215,10 @@ fn a_table_whose_schema_does_not_fit_is_left_alone_and_the_difference_is_named()
     let output = mill.command(&["run"]);
     assert_eq!(output.status.code(), Some(1));
     let text = stderr(&output);
-    assert!(text.contains("char_start") && text.contains("hint: "), "{text}");
+    assert!(
+        text.contains("char_start") && text.contains("hint: "),
+        "{text}"
+    );
 }
 
 #[test]
@@ -197,5 +233,11 @@ fn a_rerun_replaces_rows_and_takes_back_letters_that_no_longer_hold() {
         assert!(mill.dead_letters().is_empty());
     }
     let output = mill.command(&["search", "mended good", "--top", "9", "--json"]);
-    assert_eq!(crate::support::json(&output)["hits"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        crate::support::json(&output)["hits"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
 }

@@ -7,7 +7,8 @@ use crate::support::{Mill, indexed, json, page_of, pagemill, stderr, stdout};
 #[test]
 fn run_reports_what_scripts_read() {
     let mill = Mill::new();
-    mill.add("a.pdf", page_of("first")).add("b.pdf", page_of("second"));
+    mill.add("a.pdf", page_of("first"))
+        .add("b.pdf", page_of("second"));
     let (code, report) = mill.run();
     assert_eq!(code, 0, "{report:#}");
     assert_eq!(report["documents_done"], 2);
@@ -16,13 +17,21 @@ fn run_reports_what_scripts_read() {
     assert_eq!(report["dead_letters"], 0);
     assert!(report["elapsed_s"].as_f64().unwrap() > 0.0);
     assert!(report.get("bottleneck").is_some());
-    let names: Vec<_> = report["nodes"].as_array().unwrap().iter().map(|n| &n["name"]).collect();
+    let names: Vec<_> = report["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|n| &n["name"])
+        .collect();
     assert_eq!(names, ["files", "pages", "images", "chunks", "rows"]);
     for name in ["items", "busy_s", "starved_s", "blocked_s"] {
         assert!(report["nodes"][0][name].is_number(), "{name}");
     }
     let texts: Vec<_> = mill.rows().iter().map(|row| row["text"].clone()).collect();
-    assert!(texts.contains(&"first".into()) && texts.contains(&"second".into()), "{texts:?}");
+    assert!(
+        texts.contains(&"first".into()) && texts.contains(&"second".into()),
+        "{texts:?}"
+    );
 }
 
 #[test]
@@ -32,7 +41,10 @@ fn run_in_a_pipe_shows_no_progress_and_prints_a_report_for_people() {
     let output = mill.command(&["run"]);
     assert_eq!(stderr(&output), "");
     let text = stdout(&output);
-    assert!(text.starts_with("p: 1 documents done, 1 items stored, 0 dead letters in "), "{text}");
+    assert!(
+        text.starts_with("p: 1 documents done, 1 items stored, 0 dead letters in "),
+        "{text}"
+    );
     assert!(text.contains("busy  starved  blocked"), "{text}");
 }
 
@@ -58,15 +70,24 @@ fn a_wrong_configuration_exits_with_2_and_shows_the_place() {
     }
     let output = mill.command(&["run", "--config", "absent.toml"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).starts_with("error: cannot read `absent.toml`"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).starts_with("error: cannot read `absent.toml`"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
 fn an_unknown_pipeline_is_named_with_the_nearest() {
-    let mill = Mill::with(&fs::read_to_string(crate::support::project().join("pipelines.toml")).unwrap());
+    let mill =
+        Mill::with(&fs::read_to_string(crate::support::project().join("pipelines.toml")).unwrap());
     let output = mill.command(&["graph", "document"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("hint: did you mean `documents`?"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("hint: did you mean `documents`?"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
@@ -75,10 +96,19 @@ fn check_prints_the_graph_with_its_fields() {
     let output = mill.command(&["check"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let text = stdout(&output);
-    assert!(text.contains("stage chunks (chunk_text, 1:n)\n    takes from images\n"), "{text}");
+    assert!(
+        text.contains("stage chunks (chunk_text, 1:n)\n    takes from images\n"),
+        "{text}"
+    );
     // Pixels are decoded for nobody: no edge carries them.
-    let carried = text.lines().filter(|line| line.trim_start().starts_with("in ")).collect::<Vec<_>>();
-    assert!(carried.iter().all(|line| !line.contains("image")), "{carried:?}");
+    let carried = text
+        .lines()
+        .filter(|line| line.trim_start().starts_with("in "))
+        .collect::<Vec<_>>();
+    assert!(
+        carried.iter().all(|line| !line.contains("image")),
+        "{carried:?}"
+    );
 }
 
 #[test]
@@ -116,9 +146,17 @@ fn the_samples_are_stored_and_two_of_them_set_aside_with_reasons() {
     let letters = pagemill::pipeline::read_dead_letters(&letters).unwrap();
     let of = |name: &str| letters.iter().find(|l| l.document.ends_with(name)).unwrap();
     let locked = of("protected.pdf");
-    assert!(locked.error.contains("needs a password"), "{}", locked.error);
+    assert!(
+        locked.error.contains("needs a password"),
+        "{}",
+        locked.error
+    );
     assert!(locked.hint.as_ref().unwrap().contains("`passwords`"));
-    assert!(of("damaged.pdf").error.starts_with("cannot render `damaged.pdf`: "));
+    assert!(
+        of("damaged.pdf")
+            .error
+            .starts_with("cannot render `damaged.pdf`: ")
+    );
 }
 
 #[test]
@@ -133,7 +171,10 @@ fn search_answers_in_every_mode_with_the_fixed_fields() {
         assert_eq!(hits.len(), 3, "{answer:#}");
         let first = &hits[0];
         assert!(first["score"].is_number() && first["text"].is_string());
-        assert!(first["document"].as_str().unwrap().ends_with("manual.pdf"), "{answer:#}");
+        assert!(
+            first["document"].as_str().unwrap().ends_with("manual.pdf"),
+            "{answer:#}"
+        );
         assert_eq!(first["page"], 57, "{mode}: {answer:#}");
     }
     let output = pagemill(folder.path(), &["search", "torque \"AND (", "--top", "1"]);
@@ -142,12 +183,20 @@ fn search_answers_in_every_mode_with_the_fixed_fields() {
 
 #[test]
 fn search_before_the_first_run_says_what_to_do() {
-    let mill = Mill::with(&fs::read_to_string(crate::support::project().join("pipelines.toml")).unwrap());
+    let mill =
+        Mill::with(&fs::read_to_string(crate::support::project().join("pipelines.toml")).unwrap());
     let output = mill.command(&["search", "anything", "--mode", "text"]);
     assert_eq!(output.status.code(), Some(1));
     let text = stderr(&output);
-    assert!(text.contains("hint: ") && text.contains("pagemill run"), "{text}");
+    assert!(
+        text.contains("hint: ") && text.contains("pagemill run"),
+        "{text}"
+    );
     let json_lines = Mill::new();
     let output = json_lines.command(&["search", "anything"]);
-    assert!(stderr(&output).contains("has no sink of kind `lancedb`"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("has no sink of kind `lancedb`"),
+        "{}",
+        stderr(&output)
+    );
 }

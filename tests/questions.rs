@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use pagemill::models::ModelPlaces;
-use pagemill::sinks::SearchMode;
+use pagemill::sinks::lancedb::{Hit, SearchMode};
 use pagemill::{ConfigFile, Searcher};
 use serde::Deserialize;
 
@@ -25,7 +25,7 @@ struct Question {
 }
 
 impl Question {
-    fn is_answered_by(&self, hit: &pagemill::sinks::Hit) -> bool {
+    fn is_answered_by(&self, hit: &Hit) -> bool {
         hit.document.ends_with(&self.document) && hit.page == Some(self.page)
     }
 }
@@ -37,7 +37,9 @@ fn questions() -> Vec<Question> {
 
 #[test]
 fn the_right_page_comes_first() {
-    let Some(folder) = support::indexed() else { return };
+    let Some(folder) = support::indexed() else {
+        return;
+    };
     let data = folder.path().join("data");
     let variable = move |name: &str| match name {
         "PAGEMILL_DATA" => Some(data.display().to_string()),
@@ -49,14 +51,17 @@ fn the_right_page_comes_first() {
     let graph = file.pipeline(Some("documents")).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let places = ModelPlaces::from_environment();
-    let searcher = runtime.block_on(Searcher::open(graph, &places, None)).unwrap();
+    let searcher = runtime
+        .block_on(Searcher::open(graph, &places, None))
+        .unwrap();
 
     let questions = questions();
     assert!(questions.len() >= 20);
     let mut missed = [Vec::new(), Vec::new(), Vec::new()];
     for question in &questions {
-        for (mode, missed) in
-            [SearchMode::Hybrid, SearchMode::Text, SearchMode::Vector].iter().zip(&mut missed)
+        for (mode, missed) in [SearchMode::Hybrid, SearchMode::Text, SearchMode::Vector]
+            .iter()
+            .zip(&mut missed)
         {
             let hits = searcher.search(&question.ask, Some(*mode), 5);
             let hits = runtime.block_on(hits).unwrap();
@@ -78,5 +83,8 @@ fn the_right_page_comes_first() {
         questions.len() - vector.len(),
     );
     // At least 18 of 20.
-    assert!(hybrid.len() * 10 <= questions.len(), "hybrid search missed: {hybrid:#?}");
+    assert!(
+        hybrid.len() * 10 <= questions.len(),
+        "hybrid search missed: {hybrid:#?}"
+    );
 }

@@ -15,7 +15,10 @@ pub fn project() -> &'static Path {
 /// The binary, in `folder`, with the project's pipelines.
 pub fn pagemill(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pagemill"));
-    command.current_dir(folder).args(arguments).stdin(Stdio::null());
+    command
+        .current_dir(folder)
+        .args(arguments)
+        .stdin(Stdio::null());
     command.env("PAGEMILL_DOCUMENTS", project().join("examples/documents"));
     command.env_remove("PAGEMILL_DATA");
     command.output().expect("the binary starts")
@@ -95,14 +98,20 @@ impl Mill {
 
     /// The messages of the dead letters, with their hints.
     pub fn dead_letters(&self) -> Vec<(String, String)> {
-        let letters = pagemill::pipeline::read_dead_letters(&self.path("data/dead-letters")).unwrap();
-        letters.into_iter().map(|l| (l.error, l.hint.unwrap_or_default())).collect()
+        let letters =
+            pagemill::pipeline::read_dead_letters(&self.path("data/dead-letters")).unwrap();
+        letters
+            .into_iter()
+            .map(|l| (l.error, l.hint.unwrap_or_default()))
+            .collect()
     }
 
     /// The rows that were stored.
     pub fn rows(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.path("rows.jsonl")).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 }
 
@@ -121,14 +130,19 @@ pub fn pdf_of(objects: &[&str]) -> Vec<u8> {
         pdf.extend(format!("{place:010} 00000 n \n").bytes());
     }
     let n = objects.len() + 1;
-    pdf.extend(format!("trailer\n<< /Size {n} /Root 1 0 R >>\nstartxref\n{start}\n%%EOF\n").bytes());
+    pdf.extend(
+        format!("trailer\n<< /Size {n} /Root 1 0 R >>\nstartxref\n{start}\n%%EOF\n").bytes(),
+    );
     pdf
 }
 
 /// A PDF of one page that says `text`.
 pub fn page_of(text: &str) -> Vec<u8> {
     let content = format!("BT /F1 24 Tf 20 100 Td ({text}) Tj ET");
-    let stream = format!("<< /Length {} >>\nstream\n{content}\nendstream", content.len());
+    let stream = format!(
+        "<< /Length {} >>\nstream\n{content}\nendstream",
+        content.len()
+    );
     pdf_of(&[
         "<< /Type /Catalog /Pages 2 0 R >>",
         "<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
@@ -151,7 +165,11 @@ pub fn indexed() -> Option<&'static TempDir> {
             return None;
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
-        std::fs::copy(project().join("pipelines.toml"), folder.path().join("pipelines.toml")).unwrap();
+        std::fs::copy(
+            project().join("pipelines.toml"),
+            folder.path().join("pipelines.toml"),
+        )
+        .unwrap();
         let output = pagemill(folder.path(), &["run", "documents", "--json"]);
         assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
         std::fs::write(folder.path().join("report.json"), &output.stdout).unwrap();

@@ -218,7 +218,10 @@ impl Token {
         let document = Arc::clone(&self.document);
         document.counts.fetch_add(1, Ordering::AcqRel);
         drop(self);
-        Ack { document, is_durable: false }
+        Ack {
+            document,
+            is_durable: false,
+        }
     }
 }
 

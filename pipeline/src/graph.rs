@@ -327,7 +327,9 @@ fn sort(draft: &PipelineDraft, links: &Links, diagnostics: &mut Vec<Diagnostic>)
         let ready = left
             .iter()
             .position(|node| links[*node].iter().all(|i| order.contains(i)));
-        if let Some(place) = ready { order.push(left.remove(place)) } else {
+        if let Some(place) = ready {
+            order.push(left.remove(place))
+        } else {
             report_cycle(draft, links, &left, diagnostics);
             return order;
         }

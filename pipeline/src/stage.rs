@@ -176,10 +176,8 @@ type ResourceMap = HashMap<(TypeId, String), Arc<dyn Any + Send + Sync>>;
 impl Resources {
     /// Puts a value in, replacing one of the same type and name.
     pub fn insert<T: Send + Sync + 'static>(&self, name: &str, value: T) {
-        self.lock().insert(
-            (TypeId::of::<T>(), name.to_owned()),
-            Arc::new(value),
-        );
+        self.lock()
+            .insert((TypeId::of::<T>(), name.to_owned()), Arc::new(value));
     }
 
     /// The value of this type and name.

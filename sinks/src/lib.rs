@@ -6,6 +6,7 @@
 
 pub mod jsonl;
 pub mod lancedb;
+mod row;
 
 use pagemill_pipeline::Registry;
 

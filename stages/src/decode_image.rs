@@ -140,6 +140,10 @@ impl DecodeImage {
             let decoded = picture::decode(document, format, &self.limits, &mut self.shrinker);
             send_page(&item, index as u32 + 1, n_pages as u32, decoded, outlet)?;
         }
+        if pages.is_cut_off() {
+            let missing = item.child().with_page(n_pages as u32 + 1);
+            outlet.dead_letter(missing, PictureError::CutOff.into());
+        }
         Ok(())
     }
 }

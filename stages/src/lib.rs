@@ -60,3 +60,168 @@ pub fn register(registry: Registry) -> Registry {
         .stage::<ChunkTextConfig>()
         .stage::<EmbedTextConfig>()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use pagemill_pipeline::testing::run_stage;
+    use pagemill_pipeline::{
+        ConfigFile, Field, FieldError, Fields, Image, Item, Resources, Role, Sink, SinkConfig,
+        Source, SourceConfig, Stage, StageConfig, Word,
+    };
+
+    use super::*;
+    use crate::testing::with_tiny_model;
+
+    /// A source whose items have all that any stage reads.
+    #[derive(serde::Deserialize)]
+    struct EverythingConfig {}
+
+    impl SourceConfig for EverythingConfig {
+        const KIND: &'static str = "everything";
+        const ABOUT: &'static str = "";
+        const EXAMPLE: &'static str = "";
+        fn fields(&self) -> Fields {
+            Fields::provides([Field::DOCUMENT, Field::IMAGE, Field::TEXT, Field::WORDS])
+        }
+        fn build(&self, _: &Resources) -> Result<Box<dyn Source>, FieldError> {
+            unreachable!("graphs are checked and not built")
+        }
+    }
+
+    /// A sink that takes all.
+    #[derive(serde::Deserialize)]
+    struct AnythingConfig {}
+
+    impl SinkConfig for AnythingConfig {
+        const KIND: &'static str = "anything";
+        const ABOUT: &'static str = "";
+        const EXAMPLE: &'static str = "";
+        fn build(&self, _: &Resources) -> Result<Box<dyn Sink>, FieldError> {
+            unreachable!("graphs are checked and not built")
+        }
+    }
+
+    fn parse(toml: &str) -> Result<ConfigFile, String> {
+        let registry = register(Registry::new())
+            .source::<EverythingConfig>()
+            .sink::<AnythingConfig>();
+        ConfigFile::parse(Path::new("t.toml"), toml, &[], &registry, &|_| None)
+            .map_err(|error| error.to_string())
+    }
+
+    /// A pipeline with one node of this kind between the source and the sink.
+    fn around(role: Role, kind: &str, settings: &str) -> String {
+        let sink = "[p.sink.sink]\nkind = \"anything\"\ninput = \"node\"\n";
+        if role == Role::Source {
+            return format!("[p.source.node]\nkind = \"{kind}\"\n{settings}\n{sink}");
+        }
+        format!(
+            "[p.source.files]\nkind = \"everything\"\n\
+             [p.stage.node]\nkind = \"{kind}\"\ninput = \"files\"\n{settings}\n{sink}"
+        )
+    }
+
+    fn everything(uri: &str) -> Item {
+        Item::of_text(uri, "the mill turns")
+            .with_page(1)
+            .with("image", Image::new(vec![9; 12], 2, 2, None).unwrap())
+            .with("words", Vec::<Word>::new())
+    }
+
+    /// Builds the kind's example and runs it.
+    fn check_stage<C: StageConfig>() {
+        let root = tempfile::tempdir().unwrap();
+        let resources = with_tiny_model(root.path());
+        let file = parse(&around(Role::Stage, C::KIND, C::EXAMPLE)).unwrap();
+        let node = file.pipelines()[0]
+            .nodes()
+            .iter()
+            .find(|node| node.name() == "node");
+        let mut stage: Box<dyn Stage> = node
+            .unwrap()
+            .settings::<C>()
+            .unwrap()
+            .build(&resources)
+            .unwrap();
+        if C::KIND == RenderPdfConfig::KIND {
+            return; // Its process is the program itself; its own tests run it.
+        }
+        let out = run_stage(&mut *stage, []);
+        assert!(out.sent.is_empty() && out.dead.is_empty() && out.error.is_none());
+        let items = [everything("a.pdf"), everything("b.pdf")];
+        let keys = [items[0].key(), items[1].key()];
+        let out = run_stage(&mut *stage, items);
+        assert!(out.dead.is_empty() && out.error.is_none(), "{out:?}");
+        for (item, key) in out.sent.iter().zip(keys) {
+            assert_eq!(
+                (item.key().document, item.key().page),
+                (key.document, key.page)
+            );
+        }
+        assert_eq!(out.sent.len(), 2, "{}", C::KIND);
+    }
+
+    #[test]
+    fn every_kind_of_stage_builds_its_example_and_keeps_keys() {
+        check_stage::<RenderPdfConfig>();
+        check_stage::<DecodeImageConfig>();
+        check_stage::<ResizeConfig>();
+        check_stage::<ThumbnailConfig>();
+        check_stage::<ChunkTextConfig>();
+        check_stage::<EmbedTextConfig>();
+        let registry = register(Registry::new());
+        let stages = registry
+            .kinds()
+            .filter(|(_, kind)| kind.role == Role::Stage);
+        assert_eq!(stages.count(), 6, "a kind is not checked");
+    }
+
+    #[test]
+    fn every_kind_of_source_builds_its_example() {
+        let file = parse(&around(
+            Role::Source,
+            "read_files",
+            ReadFilesConfig::EXAMPLE,
+        ))
+        .unwrap();
+        let config = file.pipelines()[0].nodes()[0].settings::<ReadFilesConfig>();
+        assert!(config.unwrap().build(&Resources::default()).is_ok());
+    }
+
+    #[test]
+    fn every_kind_refuses_a_setting_that_it_does_not_know() {
+        for (kind, about) in register(Registry::new()).kinds() {
+            let settings = format!("{}\nsettign = 1", about.example);
+            let error = parse(&around(about.role, kind, &settings)).err().unwrap();
+            assert!(error.contains("settign"), "{kind}: {error}");
+            assert!(!about.about.is_empty() && !about.about.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn pdfs_and_pictures_flow_through_one_row_of_stages() {
+        let file = parse(
+            "[p.source.files]\nkind = \"read_files\"\npath = \".\"\n\
+             [p.stage.render]\nkind = \"render_pdf\"\ninput = \"files\"\n\
+             [p.stage.decode]\nkind = \"decode_image\"\ninput = \"render\"\n\
+             [p.stage.thumbnails]\nkind = \"thumbnail\"\ninput = \"decode\"\n\
+             [p.stage.chunks]\nkind = \"chunk_text\"\ninput = \"thumbnails\"\n\
+             [p.sink.table]\nkind = \"anything\"\ninput = \"chunks\"\n",
+        )
+        .unwrap();
+        let nodes = file.pipelines()[0].nodes();
+        let carried = |name| {
+            let node = nodes.iter().find(|node| node.name() == name).unwrap();
+            node.carried()
+        };
+        // Rendered pages pass `decode` on their way, pictures `render`.
+        for field in ["document", "image", "text", "page_count", "title"] {
+            assert!(carried("decode").contains(&field), "{field}");
+        }
+        assert!(!carried("thumbnails").contains(&"document"));
+        assert!(!carried("chunks").contains(&"image"));
+        assert!(carried("table").contains(&"thumbnail"));
+    }
+}

@@ -57,7 +57,9 @@ fn apply_one<'a>(root: &mut DeTable<'a>, text: &'a str, start: usize) -> Result<
         let slot = table
             .entry(Spanned::new(path_span.clone(), (*name).into()))
             .or_insert_with(|| Spanned::new(path_span.clone(), DeValue::Table(DeTable::new())));
-        table = if let DeValue::Table(table) = slot.get_mut() { table } else {
+        table = if let DeValue::Table(table) = slot.get_mut() {
+            table
+        } else {
             let message = format!("`{name}` is a value, not a table");
             return Err(Diagnostic::new(path_span, message));
         };

@@ -8,6 +8,7 @@
 //! not conflict with anything, so every writer must use this form.)
 
 use std::collections::HashSet;
+use std::fmt::Write;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -15,41 +16,25 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use lance::dataset::builder::DatasetBuilder;
-use lance::dataset::optimize::{CompactionOptions, compact_files};
 use lance::dataset::transaction::{Operation, TransactionBuilder, UpdateMode};
 use lance::dataset::write::merge_insert::inserted_rows::{FilterType, KeyExistenceFilter};
 use lance::dataset::{
     CommitBuilder, DeleteBuilder, InsertBuilder, NewColumnTransform, WriteMode, WriteParams,
 };
-use lance::index::DatasetIndexExt;
 use lance::io::{ObjectStoreParams, WrappingObjectStore};
+use lance::table::format::Fragment;
 use lance::{Dataset, Error};
-use lance_index::IndexType;
-use lance_index::optimize::OptimizeOptions;
-use lance_index::scalar::InvertedIndexParams;
-use lance_table::format::Fragment;
 use lancedb::connection::LanceFileVersion;
 use object_store::ObjectStore;
+use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
 use pagemill_pipeline::{DocumentId, StageError};
 
 use super::Durability;
-use super::schema::DOCUMENT_ID;
+use crate::row::DOCUMENT_ID;
 
 /// How often a commit is tried while other writers get in first.
 const MAX_ATTEMPTS: u32 = 32;
-/// So many small fragments are put together when a run ends.
-const MAX_SMALL_FRAGMENTS: usize = 16;
-/// A fragment of so many rows is left alone: rewriting it would cost more than it saves.
-const ROWS_PER_FRAGMENT: usize = 16 * 1024;
-/// So many parts of the text index are merged when a run ends.
-const MAX_INDEX_PARTS: usize = 8;
-/// Versions of the table that are older are removed: a reader that opened the
-/// table before the run goes on reading its own for so long.
-const KEEP_VERSIONS_HOURS: i64 = 1;
-
-const TEXT_INDEX: &str = "text_idx";
-
 /// Local files written and then synced, folder included, before the write counts as done.
 #[derive(Debug)]
 struct Synced;
@@ -58,6 +43,14 @@ impl WrappingObjectStore for Synced {
     fn wrap(&self, _: &str, _: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
         Arc::new(LocalFileSystem::new().with_fsync(true))
     }
+
+    fn wrap_paginated(
+        &self,
+        _: &str,
+        lister: Arc<dyn PaginatedListStore>,
+    ) -> Option<Arc<dyn PaginatedListStore>> {
+        Some(lister)
+    }
 }
 
 /// One for the whole process: lance tells stores apart by the wrapper's address.
@@ -65,12 +58,13 @@ static SYNCED: LazyLock<Arc<Synced>> = LazyLock::new(|| Arc::new(Synced));
 
 /// A table that this process writes to.
 pub(super) struct Table {
-    name: String,
+    pub(super) name: String,
     uri: String,
     store: Option<ObjectStoreParams>,
     /// The version that was read or committed last; `None` while there is no table.
-    dataset: Option<Arc<Dataset>>,
-    has_text_index: bool,
+    pub(super) dataset: Option<Arc<Dataset>>,
+    /// Whether `make_text_index` has nothing left to do.
+    pub(super) has_text_index: bool,
 }
 
 impl Table {
@@ -280,67 +274,7 @@ impl Table {
         Ok(Arc::new(Box::pin(commit.execute(transaction)).await?))
     }
 
-    /// Makes the full-text index if there is none, so that search works while
-    /// the run goes on. Rows that come later are searched without it.
-    pub(super) async fn make_text_index(&mut self, column: &str) -> Result<(), StageError> {
-        if self.has_text_index || self.dataset.is_none() {
-            return Ok(());
-        }
-        self.has_text_index = true;
-        if self.is_indexed(column).await? {
-            return Ok(());
-        }
-        let mut dataset = Dataset::clone(self.latest()?);
-        let made = dataset
-            .create_index(
-                &[column],
-                IndexType::Inverted,
-                Some(TEXT_INDEX.to_owned()),
-                &text_analysis(),
-                false,
-            )
-            .await;
-        match made {
-            Ok(_) => {
-                self.dataset = Some(Arc::new(dataset));
-                Ok(())
-            }
-            Err(error) => {
-                self.reload().await?;
-                // Another writer made it meanwhile.
-                if self.is_indexed(column).await? {
-                    return Ok(());
-                }
-                Err(self.cannot("index", error))
-            }
-        }
-    }
-
-    async fn is_indexed(&self, column: &str) -> Result<bool, StageError> {
-        let dataset = self.latest()?;
-        let Some(field) = dataset.schema().field(column) else {
-            return Ok(true);
-        };
-        let indices = dataset
-            .load_indices()
-            .await
-            .map_err(|error| self.cannot("read", error))?;
-        Ok(indices.iter().any(|index| index.fields.contains(&field.id)))
-    }
-
-    /// Puts small fragments together, indexes new rows, removes old versions.
-    /// The rows are durable without it, so what goes wrong is only logged.
-    pub(super) async fn tidy(&mut self) {
-        let Some(dataset) = &self.dataset else { return };
-        let mut dataset = Dataset::clone(dataset);
-        let name = self.name.clone();
-        if let Err(error) = tidy(&mut dataset).await {
-            tracing::warn!(table = name, %error, "the table is not tidied up: the next run will do it");
-        }
-        self.dataset = Some(Arc::new(dataset));
-    }
-
-    async fn reload(&mut self) -> Result<(), StageError> {
+    pub(super) async fn reload(&mut self) -> Result<(), StageError> {
         let mut builder = DatasetBuilder::from_uri(&self.uri);
         if let Some(dataset) = &self.dataset {
             builder = builder.with_session(dataset.session());
@@ -363,7 +297,7 @@ impl Table {
         }
     }
 
-    fn latest(&self) -> Result<&Arc<Dataset>, StageError> {
+    pub(super) fn latest(&self) -> Result<&Arc<Dataset>, StageError> {
         self.dataset.as_ref().ok_or_else(|| {
             StageError::fatal(
                 format_args!("table `{}` is gone", self.name),
@@ -372,53 +306,13 @@ impl Table {
         })
     }
 
-    fn cannot(&self, act: &str, error: Error) -> StageError {
+    pub(super) fn cannot(&self, act: &str, error: Error) -> StageError {
         StageError::caused(
             format_args!("cannot {act} table `{}`", self.name),
             "mend the cause (disk full, no permission, files removed) and run again: what was stored stays",
             error,
         )
     }
-}
-
-async fn tidy(dataset: &mut Dataset) -> lance::Result<()> {
-    let is_small = |rows: Option<usize>| rows.is_some_and(|rows| rows < ROWS_PER_FRAGMENT);
-    let fragments = dataset.get_fragments();
-    let n_small = fragments
-        .iter()
-        .filter(|fragment| is_small(fragment.metadata().num_rows()))
-        .count();
-    if n_small > MAX_SMALL_FRAGMENTS {
-        let options = CompactionOptions {
-            target_rows_per_fragment: ROWS_PER_FRAGMENT,
-            ..CompactionOptions::default()
-        };
-        compact_files(dataset, options, None).await?;
-    }
-    let n_parts = dataset.load_indices_by_name(TEXT_INDEX).await?.len();
-    if n_parts > 0 {
-        let options = if n_parts < MAX_INDEX_PARTS {
-            OptimizeOptions::append()
-        } else {
-            OptimizeOptions::merge(n_parts)
-        };
-        dataset.optimize_indices(&options).await?;
-    }
-    let age = lancedb::table::Duration::hours(KEEP_VERSIONS_HOURS);
-    dataset.cleanup_old_versions(age, None, Some(false)).await?;
-    Ok(())
-}
-
-/// How text is cut into words, for documents and queries alike: by the rules of
-/// Unicode, with dictionaries for the scripts that are written without spaces;
-/// case and accents do not count.
-fn text_analysis() -> InvertedIndexParams {
-    InvertedIndexParams::default()
-        .base_tokenizer("icu/split".to_owned())
-        .lower_case(true)
-        .ascii_folding(true)
-        .stem(true)
-        .remove_stop_words(true)
 }
 
 fn key_of(document: &DocumentId) -> u64 {
@@ -465,9 +359,8 @@ fn url_path(path: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte) {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            write!(encoded, "%{byte:02X}").expect("a string takes any text");
         }
     }
     encoded
 }
-

@@ -13,12 +13,13 @@ mod commit;
 mod rows;
 mod schema;
 mod search;
+mod upkeep;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use lance_table::format::Fragment;
+use lance::table::format::Fragment;
 use pagemill_pipeline::{
     Ack, Delivery, Document, DocumentId, Field, FieldError, Item, Resources, Sink, SinkConfig,
     SinkInput, StageError,
@@ -219,7 +220,10 @@ impl LanceDb {
         let max_wait = Duration::from_millis(limits.max_wait_ms);
         let is_due = self.ready.n_rows >= limits.max_rows
             || self.ready.n_bytes >= limits.max_bytes
-            || self.ready.since.is_some_and(|since| since.elapsed() >= max_wait);
+            || self
+                .ready
+                .since
+                .is_some_and(|since| since.elapsed() >= max_wait);
         if is_due { self.commit().await } else { Ok(()) }
     }
 
@@ -386,3 +390,6 @@ fn is_table_name(name: &str) -> bool {
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,11 +8,12 @@ use arrow::array::{
     new_null_array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use half::f16;
 use pagemill_pipeline::{Item, StageError, Value, VectorData, Vectors, Word};
 
 use super::schema::{self, mismatch};
+use crate::row;
 
 /// Turns items into rows of the table called `table`, which has this schema.
 /// A column that an item has no value for is null.
@@ -30,8 +31,9 @@ pub(super) fn batch(
         .iter()
         .map(|field| column(table, field, fingerprint, items))
         .collect::<Result<Vec<ArrayRef>, StageError>>()?;
-    RecordBatch::try_new(Arc::clone(schema), columns)
-        .map_err(|error| StageError::caused("cannot build rows", "this is a bug in pagemill", error))
+    RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| {
+        StageError::caused("cannot build rows", "this is a bug in pagemill", error)
+    })
 }
 
 fn column(
@@ -47,14 +49,19 @@ fn column(
         Arc::new(items.iter().map(of).collect::<UInt32Array>())
     };
     Ok(match field.name().as_str() {
-        schema::DOCUMENT_ID => text(&|item| item.origin().id.to_string()),
-        schema::DOCUMENT => text(&|item| item.origin().uri.to_string()),
-        schema::CONTENT_HASH => text(&|item| item.origin().content_hash.to_string()),
-        schema::MEDIA_TYPE => text(&|item| item.origin().media_type.to_string()),
-        schema::FINGERPRINT => text(&|_| fingerprint.to_owned()),
-        schema::PAGE => number(&|item| item.key().page),
-        schema::PART => number(&|item| item.key().part),
-        _ => Values { table, field, items }.to_array()?,
+        row::DOCUMENT_ID => text(&|item| item.origin().id.to_string()),
+        row::DOCUMENT => text(&|item| item.origin().uri.to_string()),
+        row::CONTENT_HASH => text(&|item| item.origin().content_hash.to_string()),
+        row::MEDIA_TYPE => text(&|item| item.origin().media_type.to_string()),
+        row::FINGERPRINT => text(&|_| fingerprint.to_owned()),
+        row::PAGE => number(&|item| item.key().page),
+        row::PART => number(&|item| item.key().part),
+        _ => Values {
+            table,
+            field,
+            items,
+        }
+        .to_array()?,
     })
 }
 
@@ -97,8 +104,8 @@ impl<'a> Values<'a> {
                     let rows = self.vectors(*dim, usize::MAX)?;
                     let lengths = rows.iter().map(|row| row.map_or(0, Vectors::n));
                     let offsets = OffsetBuffer::from_lengths(lengths);
-                    let nulls = NullBuffer::from_iter(rows.iter().map(Option::is_some));
-                    let present: Vec<_> = rows.into_iter().filter(Option::is_some).collect();
+                    let nulls: NullBuffer = rows.iter().map(Option::is_some).collect();
+                    let present: Vec<_> = rows.into_iter().flatten().map(Some).collect();
                     let vectors = self.built(fixed_size_list(number, *dim, &present))?;
                     let list = ListArray::try_new(Arc::clone(item), offsets, vectors, Some(nulls));
                     self.built(list.map(|list| Arc::new(list) as ArrayRef))?
@@ -115,9 +122,9 @@ impl<'a> Values<'a> {
     fn take<T>(&self, of: impl Fn(&'a Value) -> Option<T>) -> Result<Vec<Option<T>>, StageError> {
         let value = |item: &'a Item| match item.get(self.field.name()) {
             None => Ok(None),
-            Some(value) => of(value).map(Some).ok_or_else(|| {
-                self.misfit(item, "a value of another type")
-            }),
+            Some(value) => of(value)
+                .map(Some)
+                .ok_or_else(|| self.misfit(item, "a value of another type")),
         };
         self.items.iter().map(value).collect()
     }
@@ -148,13 +155,17 @@ impl<'a> Values<'a> {
         })?;
         let offsets =
             OffsetBuffer::from_lengths(rows.iter().map(|row| row.map_or(0, <[Word]>::len)));
-        let nulls = NullBuffer::from_iter(rows.iter().map(Option::is_some));
-        let words = || rows.iter().copied().flatten().flatten();
+        let nulls: NullBuffer = rows.iter().map(Option::is_some).collect();
+        let words: Vec<&Word> = rows.iter().copied().flatten().flatten().collect();
         let side = |of: fn(&Word) -> f32| -> ArrayRef {
-            Arc::new(Float32Array::from_iter_values(words().map(of)))
+            Arc::new(Float32Array::from_iter_values(
+                words.iter().map(|word| of(word)),
+            ))
         };
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(StringArray::from_iter_values(words().map(|word| &word.text))),
+            Arc::new(StringArray::from_iter_values(
+                words.iter().map(|word| &word.text),
+            )),
             side(|word| word.x0),
             side(|word| word.y0),
             side(|word| word.x1),
@@ -194,12 +205,15 @@ fn fixed_size_list(
     dim: i32,
     rows: &[Option<&Vectors>],
 ) -> Result<ArrayRef, arrow::error::ArrowError> {
-    let n = rows.iter().map(|row| row.map_or(1, Vectors::n)).sum::<usize>();
+    let n = rows
+        .iter()
+        .map(|row| row.map_or(1, Vectors::n))
+        .sum::<usize>();
     let n_numbers = n * dim as usize;
     let valid = rows
         .iter()
         .flat_map(|row| std::iter::repeat_n(row.is_some(), row.map_or(1, Vectors::n)));
-    let nulls = NullBuffer::from_iter(valid);
+    let nulls: NullBuffer = valid.collect();
     let values: ArrayRef = if *number.data_type() == DataType::Float16 {
         let mut numbers: Vec<f16> = Vec::with_capacity(n_numbers);
         for row in rows {
@@ -227,9 +241,4 @@ fn fixed_size_list(
     };
     let list = FixedSizeListArray::try_new(Arc::clone(number), dim, values, Some(nulls))?;
     Ok(Arc::new(list))
-}
-
-/// The schema of a table, as Arrow has it.
-pub(super) fn arrow_schema(table: &lance::Dataset) -> SchemaRef {
-    Arc::new(Schema::from(table.schema()))
 }

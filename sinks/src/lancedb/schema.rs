@@ -5,20 +5,9 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use pagemill_pipeline::{FieldSet, FieldType, Item, StageError, Value, VectorData, Vectors};
 
-/// 32 hexadecimal digits: the document that a row belongs to.
-pub(super) const DOCUMENT_ID: &str = "document_id";
-/// The document's path or URL.
-pub(super) const DOCUMENT: &str = "document";
-/// Hash of the document's bytes when the row was made.
-pub(super) const CONTENT_HASH: &str = "content_hash";
-/// Media type of the document.
-pub(super) const MEDIA_TYPE: &str = "media_type";
-/// Hash of the configuration that made the row.
-pub(super) const FINGERPRINT: &str = "fingerprint";
-/// Page number, from 1.
-pub(super) const PAGE: &str = "page";
-/// Part of the page, from 1.
-pub(super) const PART: &str = "part";
+use crate::row::{
+    CONTENT_HASH, DOCUMENT, DOCUMENT_ID, FINGERPRINT, MEDIA_TYPE, PAGE, PART, stored_fields,
+};
 
 /// The columns that every row has, before those of its fields.
 fn fixed() -> [Field; 7] {
@@ -43,19 +32,7 @@ impl Columns {
     /// # Errors
     /// A field that has the name of a fixed column.
     pub(super) fn new(fields: &FieldSet) -> Result<Self, StageError> {
-        let fields: Vec<(String, FieldType)> = fields
-            .iter()
-            .filter(|(_, ty)| ty.is_column())
-            .map(|(name, ty)| (name.to_owned(), ty))
-            .collect();
-        let fixed = fixed();
-        let clash = |(name, _): &&(String, FieldType)| fixed.iter().any(|f| f.name() == name);
-        if let Some((name, _)) = fields.iter().find(clash) {
-            return Err(StageError::fatal(
-                format_args!("the field `{name}` has the name of a column that every row has"),
-                "give the field another name in the stage that adds it",
-            ));
-        }
+        let fields = stored_fields(fields)?;
         Ok(Self { fields })
     }
 
@@ -215,7 +192,8 @@ fn fits(ty: FieldType, found: &DataType) -> bool {
         (FieldType::Words, DataType::List(item)) => match item.data_type() {
             DataType::Struct(fields) => {
                 let names = |fields: &Fields| -> Vec<(String, DataType)> {
-                    let pair = |field: &Arc<Field>| (field.name().clone(), field.data_type().clone());
+                    let pair =
+                        |field: &Arc<Field>| (field.name().clone(), field.data_type().clone());
                     fields.iter().map(pair).collect()
                 };
                 names(fields) == names(&word_fields())

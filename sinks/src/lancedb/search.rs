@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use crate::row::{DOCUMENT, DOCUMENT_ID, PAGE, PART};
 use arrow::array::{Array, AsArray, Float32Array, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, UInt32Type};
 use futures::TryStreamExt;
@@ -10,10 +11,12 @@ use lance::dataset::scanner::Scanner;
 use lance::{Dataset, Error};
 use lance_index::scalar::FullTextSearchQuery;
 use lance_index::scalar::inverted::query::MatchQuery;
-use lance_linalg::distance::DistanceType;
-use pagemill_pipeline::Field;
+use lancedb::DistanceType;
 
-use super::schema::{DOCUMENT, DOCUMENT_ID, PAGE, PART};
+/// The field `text`.
+const TEXT: &str = "text";
+/// The field `vector`.
+const VECTOR: &str = "vector";
 
 /// The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, 2009).
 const RANK_CONSTANT: f32 = 60.0;
@@ -120,14 +123,15 @@ impl TableError {
                 "run a pipeline with a `lancedb` sink first".into()
             }
             Self::Missing { others, .. } => format!("the tables there: `{}`", others.join("`, `")),
-            Self::NoColumn { column, .. } if *column == Field::VECTOR.name => {
+            Self::NoColumn { column, .. } if *column == VECTOR => {
                 "search by text, or add a stage that makes vectors to the pipeline".into()
             }
             Self::NoColumn { .. } => {
                 "search by vector, or add a stage that makes text to the pipeline".into()
             }
-            Self::NoVector => "embed the question with the model that made the table".into(),
-            Self::Length { .. } => "embed the question with the model that made the table".into(),
+            Self::NoVector | Self::Length { .. } => {
+                "embed the question with the model that made the table".into()
+            }
             Self::Read { .. } => "check that the files are whole and may be read".into(),
         }
     }
@@ -173,7 +177,7 @@ impl TableReader {
 
     /// Length of the vectors in the column `vector`; `None` if there is none.
     pub fn vector_dim(&self) -> Option<usize> {
-        let field = self.dataset.schema().field(&Field::VECTOR.name)?;
+        let field = self.dataset.schema().field(VECTOR)?;
         match field.data_type() {
             DataType::FixedSizeList(_, dim) => usize::try_from(dim).ok(),
             _ => None,
@@ -200,11 +204,11 @@ impl TableReader {
     }
 
     async fn by_text(&self, query: &SearchQuery, n: usize) -> Result<Vec<Hit>, TableError> {
-        self.has(Field::TEXT)?;
+        self.has(TEXT)?;
         if query.text.trim().is_empty() || n == 0 {
             return Ok(Vec::new());
         }
-        let words = MatchQuery::new(query.text.clone()).with_column(Some(Field::TEXT.name.into()));
+        let words = MatchQuery::new(query.text.clone()).with_column(Some(TEXT.into()));
         let found = async {
             let mut scan = self.scan("_score")?;
             let query = FullTextSearchQuery::new_query(words.into()).limit(Some(n as i64));
@@ -212,11 +216,11 @@ impl TableReader {
             self.read(scan).await
         };
         let batches = found.await.map_err(|error| unreadable(&self.name, error))?;
-        Ok(self.hits(&batches, "_score", |score| score))
+        Ok(hits(&batches, "_score", |score| score))
     }
 
     async fn by_vector(&self, query: &SearchQuery, n: usize) -> Result<Vec<Hit>, TableError> {
-        self.has(Field::VECTOR)?;
+        self.has(VECTOR)?;
         let vector = query.vector.as_ref().ok_or(TableError::NoVector)?;
         if let Some(expected) = self.vector_dim().filter(|dim| *dim != vector.len()) {
             return Err(TableError::Length {
@@ -231,17 +235,17 @@ impl TableReader {
         let found = async {
             let mut scan = self.scan("_distance")?;
             let vector = Float32Array::from(vector.clone());
-            scan.nearest(&Field::VECTOR.name, &vector, n)?
-                .distance_metric(DistanceType::Cosine)
+            scan.nearest(VECTOR, &vector, n)?
+                .distance_metric(DistanceType::Cosine.into())
                 .use_index(false);
             self.read(scan).await
         };
         let batches = found.await.map_err(|error| unreadable(&self.name, error))?;
-        Ok(self.hits(&batches, "_distance", |distance| 1.0 - distance))
+        Ok(hits(&batches, "_distance", |distance| 1.0 - distance))
     }
 
     fn scan(&self, score: &str) -> lance::Result<Scanner> {
-        let wanted = [DOCUMENT, DOCUMENT_ID, PAGE, PART, &Field::TEXT.name];
+        let wanted = [DOCUMENT, DOCUMENT_ID, PAGE, PART, TEXT];
         let mut columns: Vec<&str> = wanted
             .into_iter()
             .filter(|name| self.dataset.schema().field(name).is_some())
@@ -256,62 +260,60 @@ impl TableReader {
         scan.try_into_stream().await?.try_collect().await
     }
 
-    fn has(&self, field: Field) -> Result<(), TableError> {
-        if self.dataset.schema().field(&field.name).is_some() {
+    fn has(&self, column: &'static str) -> Result<(), TableError> {
+        if self.dataset.schema().field(column).is_some() {
             return Ok(());
         }
         Err(TableError::NoColumn {
             table: self.name.clone(),
-            column: match field.name {
-                std::borrow::Cow::Borrowed(name) => name,
-                std::borrow::Cow::Owned(_) => "vector",
-            },
+            column,
         })
     }
+}
 
-    fn hits(
-        &self,
-        batches: &[RecordBatch],
-        score: &str,
-        to_score: impl Fn(f32) -> f32,
-    ) -> Vec<Hit> {
-        let mut hits = Vec::new();
-        for batch in batches {
-            let text = |name: &str, row: usize| -> Option<String> {
-                let column = batch.column_by_name(name)?.as_string_opt::<i32>()?;
-                column.is_valid(row).then(|| column.value(row).to_owned())
+fn hits(batches: &[RecordBatch], score: &str, to_score: impl Fn(f32) -> f32) -> Vec<Hit> {
+    let mut hits = Vec::new();
+    for batch in batches {
+        let text = |name: &str, row: usize| -> Option<String> {
+            let column = batch.column_by_name(name)?.as_string_opt::<i32>()?;
+            column.is_valid(row).then(|| column.value(row).to_owned())
+        };
+        let number = |name: &str, row: usize| -> Option<u32> {
+            let column = batch
+                .column_by_name(name)?
+                .as_primitive_opt::<UInt32Type>()?;
+            column.is_valid(row).then(|| column.value(row))
+        };
+        let scores = batch
+            .column_by_name(score)
+            .and_then(|column| column.as_primitive_opt::<Float32Type>());
+        let Some(scores) = scores else { continue };
+        for (row, score) in scores.iter().enumerate() {
+            // A row without a vector is as far from the question as can be.
+            let Some(score) = score.filter(|score| score.is_finite()) else {
+                continue;
             };
-            let number = |name: &str, row: usize| -> Option<u32> {
-                let column = batch.column_by_name(name)?.as_primitive_opt::<UInt32Type>()?;
-                column.is_valid(row).then(|| column.value(row))
-            };
-            let scores = batch
-                .column_by_name(score)
-                .and_then(|column| column.as_primitive_opt::<Float32Type>());
-            let Some(scores) = scores else { continue };
-            for (row, score) in scores.iter().enumerate() {
-                // A row without a vector is as far from the question as can be.
-                let Some(score) = score.filter(|score| score.is_finite()) else {
-                    continue;
-                };
-                hits.push(Hit {
-                    score: to_score(score),
-                    document: text(DOCUMENT, row).unwrap_or_default(),
-                    document_id: text(DOCUMENT_ID, row).unwrap_or_default(),
-                    page: number(PAGE, row),
-                    part: number(PART, row),
-                    text: text(&Field::TEXT.name, row).unwrap_or_default(),
-                });
-            }
+            hits.push(Hit {
+                score: to_score(score),
+                document: text(DOCUMENT, row).unwrap_or_default(),
+                document_id: text(DOCUMENT_ID, row).unwrap_or_default(),
+                page: number(PAGE, row),
+                part: number(PART, row),
+                text: text(TEXT, row).unwrap_or_default(),
+            });
         }
-        sort(&mut hits);
-        hits
     }
+    sort(&mut hits);
+    hits
 }
 
 /// Best first; rows of one score by their key.
 fn sort(hits: &mut [Hit]) {
-    hits.sort_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.key().cmp(&b.key())));
+    hits.sort_by(|a, b| {
+        b.score
+            .total_cmp(&a.score)
+            .then_with(|| a.key().cmp(&b.key()))
+    });
 }
 
 /// Reciprocal rank fusion: ranks can be added, the scores behind them cannot.
@@ -324,7 +326,10 @@ fn fuse(lists: &[Vec<Hit>]) -> Vec<Hit> {
             fused
                 .entry(key)
                 .and_modify(|known| known.score += score)
-                .or_insert_with(|| Hit { score, ..hit.clone() });
+                .or_insert_with(|| Hit {
+                    score,
+                    ..hit.clone()
+                });
         }
     }
     let mut hits: Vec<Hit> = fused.into_values().collect();

@@ -32,6 +32,8 @@ pub(super) enum PictureError {
     Empty,
     #[error("it is damaged ({0})")]
     Damaged(String),
+    #[error("it ends before the picture does")]
+    CutOff,
     #[error("it is of a kind that cannot be read ({0})")]
     Unsupported(String),
     #[error("its size could not be changed ({0})")]
@@ -47,6 +49,7 @@ impl PictureError {
             Self::TooMuchMemory { .. } | Self::MemoryRanOut { .. } => {
                 "raise `max_memory_mb` if the picture is meant to be so large"
             }
+            Self::CutOff => "copy or download it again",
             Self::Empty | Self::Damaged(_) => "open it in a picture viewer, and save it again",
             Self::Unsupported(_) => "convert it to PNG",
             Self::Shrink(_) => "report this",
@@ -104,6 +107,9 @@ pub(super) fn decode(
             max_pixels: limits.max_pixels,
         });
     }
+    if format == ImageFormat::Jpeg && is_cut_off(bytes) {
+        return Err(PictureError::CutOff);
+    }
     // As decoded, and as RGB unless that is the same buffer.
     let n_bytes = decoder.total_bytes();
     let is_rgb8 = decoder.color_type() == image::ColorType::Rgb8;
@@ -144,6 +150,25 @@ pub(super) fn decode(
     upright.apply_orientation(orientation);
     let (width_px, height_px) = (upright.width(), upright.height());
     Image::new(upright.into_rgb8().into_raw(), width_px, height_px, None).ok_or(PictureError::Empty)
+}
+
+/// Whether a JPEG lacks its end. The decoder paints what is missing gray, and
+/// says nothing.
+fn is_cut_off(jpeg: &[u8]) -> bool {
+    const START_OF_SCAN: u8 = 0xda;
+    let mut at = 2; // After the mark that begins the file.
+    // The metadata is skipped: a preview in it has an end of its own.
+    while let Some([0xff, marker, high, low]) = jpeg.get(at..at + 4) {
+        if *marker == START_OF_SCAN {
+            return !jpeg[at..].windows(2).any(|pair| pair == [0xff, 0xd9]);
+        }
+        // Marks may be filled up with 0xff.
+        at += match marker {
+            0xff => 1,
+            _ => 2 + usize::from(u16::from_be_bytes([*high, *low])),
+        };
+    }
+    false // What the decoder makes of so odd a file is its own affair.
 }
 
 /// RGB8 of any picture; what is transparent shows white paper.

@@ -203,9 +203,14 @@ fn a_tiff_whose_pages_run_in_a_circle_ends_where_it_began() {
     let last = file.len() - 6;
     file[last..last + 4].copy_from_slice(&8_u32.to_le_bytes());
     assert_eq!(decode("image/tiff", &file).sent.len(), 2);
-    // A chain that leads out of the file ends as well.
+    // One that leads out of the file leads to a page that is not there.
     file[last..last + 4].copy_from_slice(&u32::MAX.to_le_bytes());
-    assert_eq!(decode("image/tiff", &file).sent.len(), 2);
+    let out = decode("image/tiff", &file);
+    assert_eq!(out.sent.len(), 2);
+    assert_eq!(
+        reasons(&out),
+        ["cannot decode `a.img#3`: it ends before the picture does"]
+    );
 }
 
 #[test]
@@ -288,6 +293,22 @@ fn a_damaged_picture_is_a_dead_letter_whatever_its_kind() {
             assert_eq!(out.sent.len() + out.dead.len(), 1, "{media_type} {n_bytes}");
         }
     }
+}
+
+#[test]
+fn a_photograph_that_was_not_copied_whole_is_no_page() {
+    let whole = encode(
+        RgbImage::from_fn(64, 64, |x, y| Rgb([x as u8 * 4, y as u8 * 4, 0])),
+        ImageFormat::Jpeg,
+    );
+    let out = decode("image/jpeg", &whole[..whole.len() - 2]);
+    assert_eq!(
+        reasons(&out),
+        ["cannot decode `a.img#1`: it ends before the picture does"]
+    );
+    // What a camera appends does no harm.
+    let longer = [&whole[..], b"appended"].concat();
+    assert_eq!(decode("image/jpeg", &longer).sent.len(), 1);
 }
 
 #[test]

@@ -18,6 +18,7 @@ pub(super) struct TiffPages<'a> {
     layout: Layout,
     /// Where each page's directory stands.
     places: Vec<u64>,
+    is_cut_off: bool,
 }
 
 /// How numbers are written in this file.
@@ -31,16 +32,18 @@ struct Layout {
 impl<'a> TiffPages<'a> {
     /// Follows the chain of directories.
     ///
-    /// A chain that breaks or runs in a circle ends there, as in other
-    /// readers, unless it breaks before the first page.
+    /// A chain that runs in a circle or out of the file ends there, unless
+    /// that is before the first page.
     pub(super) fn find(document: &'a [u8]) -> Result<Self, PictureError> {
         let damaged = |what: &str| PictureError::Damaged(what.to_owned());
         let layout = Layout::of(document).ok_or_else(|| damaged("its header is no TIFF header"))?;
         let header = layout.header_place();
         let mut next = layout.read_place(document, header);
         let (mut places, mut seen) = (Vec::new(), HashSet::new());
+        let mut is_cut_off = next.is_none();
         while let Some(place) = next.filter(|place| *place != 0 && seen.insert(*place)) {
             let Some(after) = layout.after_directory(document, place) else {
+                is_cut_off = true;
                 break;
             };
             places.push(place);
@@ -48,6 +51,7 @@ impl<'a> TiffPages<'a> {
                 return Err(damaged("it claims more than 100,000 pages"));
             }
             next = layout.read_place(document, after);
+            is_cut_off = next.is_none();
         }
         if places.is_empty() {
             return Err(damaged("it has no page"));
@@ -56,7 +60,13 @@ impl<'a> TiffPages<'a> {
             document: Cow::Borrowed(document),
             layout,
             places,
+            is_cut_off,
         })
+    }
+
+    /// Whether the last page names another one that the file does not hold.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.is_cut_off
     }
 
     pub(super) fn n_pages(&self) -> usize {

@@ -7,6 +7,7 @@ use pagemill_pipeline::{Field, FieldError, FieldType, Fields, Resources, Stage, 
 use serde::Deserialize;
 
 use super::RenderPdf;
+use super::budget::ProcessBudget;
 use super::document::DocumentRenderer;
 use super::process::{ProcessSettings, WorkerCommand};
 
@@ -40,6 +41,9 @@ pub struct RenderPdfConfig {
     pub pdfium: Option<PathBuf>,
     /// Who renders.
     pub renderer: RendererChoice,
+    /// The processes that all instances built from this value share.
+    #[serde(skip)]
+    pub budget: ProcessBudget,
 }
 
 impl Default for RenderPdfConfig {
@@ -52,6 +56,7 @@ impl Default for RenderPdfConfig {
             limits: RenderLimits::default(),
             pdfium: None,
             renderer: RendererChoice::Auto,
+            budget: ProcessBudget::default(),
         }
     }
 }
@@ -195,7 +200,9 @@ impl StageConfig for RenderPdfConfig {
         };
         let document_limit = Duration::from_secs(self.limits.document_s.into());
         let passwords = self.passwords.clone();
-        let renderer = DocumentRenderer::new(settings, self.renderer, passwords, document_limit);
+        let share = self.budget.join();
+        let renderer =
+            DocumentRenderer::new(settings, self.renderer, passwords, document_limit, share);
         Ok(Box::new(RenderPdf::new(
             renderer,
             self.max_pages,

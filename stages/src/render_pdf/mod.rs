@@ -5,13 +5,16 @@
 //! (`worker.rs`) and talks to it over a socket (`protocol.rs`); documents and
 //! pixels pass through sealed memory (`shared.rs`). In there, pdfium renders;
 //! hayro does what pdfium cannot. A process that crashes or takes too long is
-//! replaced, and costs the run one page.
+//! replaced, and costs the run one page. An instance with a large document
+//! (`pages.rs`) borrows the processes that others would use (`budget.rs`).
 
+mod budget;
 mod config;
 mod document;
 mod error;
 mod hayro;
 mod metadata;
+mod pages;
 mod pdfium;
 mod process;
 mod protocol;
@@ -22,6 +25,7 @@ mod testing;
 mod words;
 mod worker;
 
+pub use budget::ProcessBudget;
 pub use config::{RenderLimits, RenderPdfConfig, RenderSetup, RendererChoice, find_pdfium};
 pub use error::{Attempts, Failure, RenderError};
 pub use process::WorkerCommand;
@@ -34,7 +38,8 @@ use pagemill_pipeline::{
     BufferPool, Field, Image, Item, ItemError, Outlet, PixelBuffer, Stage, StageError, Word,
 };
 
-use document::{DocumentRenderer, OpenedDocument, RenderedPage};
+use document::DocumentRenderer;
+use pages::{DocumentPages, RenderedPage};
 
 /// Media type of the documents that are rendered; others pass on unchanged.
 const PDF: &str = "application/pdf";
@@ -42,7 +47,7 @@ const PDF: &str = "application/pdf";
 /// Page buffers kept for the next page; those in flight are not counted.
 const MAX_IDLE_BUFFERS: usize = 8;
 
-/// Renders each page of each PDF in a process of its own.
+/// Renders the pages of PDF documents in processes of their own.
 #[derive(Debug)]
 pub struct RenderPdf {
     renderer: DocumentRenderer,
@@ -68,21 +73,20 @@ impl RenderPdf {
             outlet.dead_letter(item, ItemError::missing("render", &Field::DOCUMENT.name));
             return Ok(());
         };
-        let mut document = match self.renderer.open(&bytes) {
+        let mut document = match self.renderer.open(&bytes, self.max_pages) {
             Ok(document) => document,
             Err(error) => return set_aside(item, error, outlet),
         };
         let origin = DocumentFields::of(&document);
-        let n_pages = document.n_pages().min(self.max_pages);
-        for index in 0..n_pages {
+        while let Some(index) = document.next_page() {
             if outlet.is_cancelled() {
                 return Err(StageError::Cancelled);
             }
-            if let Err(error) = document.check_patience(index, n_pages) {
+            if let Err(error) = document.check_patience() {
                 return set_aside(item, error, outlet);
             }
             let page = item.child().with_page(index + 1);
-            match document.render(index, |n_bytes| self.pool.zeroed(n_bytes)) {
+            match document.render(|n_bytes| self.pool.zeroed(n_bytes)) {
                 Ok(rendered) => outlet.send(origin.fill(page, rendered, self.words))?,
                 Err(error) => set_aside(page, error, outlet)?,
             }
@@ -105,6 +109,11 @@ impl Stage for RenderPdf {
                 outlet.send(item)?;
             }
         }
+        Ok(())
+    }
+
+    fn finish(&mut self, _outlet: &mut Outlet<'_>) -> Result<(), StageError> {
+        self.renderer.end();
         Ok(())
     }
 }
@@ -131,7 +140,7 @@ struct DocumentFields {
 }
 
 impl DocumentFields {
-    fn of(document: &OpenedDocument<'_>) -> Self {
+    fn of(document: &DocumentPages<'_>) -> Self {
         let metadata = document.metadata();
         Self {
             title: metadata.title.as_deref().map(Arc::from),
@@ -185,7 +194,8 @@ impl DocumentFields {
 #[cfg(test)]
 mod tests {
     use super::testing::{
-        TestPage, UPRIGHT, locked, pdf, pdfium, reasons, render, three_pages, worker_command,
+        TestPage, UPRIGHT, locked, numbered_pages, pdf, pdfium, reasons, render, three_pages,
+        worker_command,
     };
     use super::*;
     use pagemill_pipeline::testing::{StageOutput, run_stage};
@@ -484,6 +494,29 @@ mod tests {
             reasons(&out),
             [format!("cannot render `mill.pdf`: {reason}")]
         );
+    }
+
+    #[test]
+    fn pages_come_once_and_in_order_while_another_instance_is_idle() {
+        let config = with(RendererChoice::Auto);
+        let idle = config.build(&Resources::default()).unwrap();
+        let out = render(&config, "", &numbered_pages(40));
+        let expected: Vec<_> = (0..40).map(|page| format!("page {page}")).collect();
+        assert_eq!(texts(&out), expected);
+        assert!(out.dead.is_empty() && out.error.is_none());
+        assert_eq!(config.budget.n_lent(), 0);
+        drop(idle);
+    }
+
+    #[test]
+    fn an_instance_that_has_finished_leaves_its_process_to_the_others() {
+        let config = with(RendererChoice::Auto);
+        let share = config.budget.join();
+        let _work = share.begin_work();
+        drop(config.build(&Resources::default()).unwrap());
+        assert!(share.borrow().is_none());
+        render(&config, "", &three_pages());
+        assert!(share.borrow().is_some());
     }
 
     #[test]

@@ -27,6 +27,9 @@ const START_LIMIT_S: u32 = 20;
 /// Time for reading metadata, which takes a millisecond if nothing is wrong.
 const METADATA_LIMIT_S: u32 = 5;
 
+/// Time for an answer that is fetched after its time was over.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// How a rendering process is started.
 #[derive(Debug, Clone)]
 pub struct WorkerCommand {
@@ -69,6 +72,25 @@ pub struct ProcessSettings {
     pub memory_mb: u32,
     /// Longest time for one request.
     pub page_s: u32,
+}
+
+/// A request, and until when it is to be answered.
+#[derive(Debug)]
+struct Asked {
+    sent: Result<(), ChannelError>,
+    limit_s: u32,
+    deadline: Instant,
+}
+
+impl Asked {
+    fn new(sent: Result<(), ChannelError>, limit_s: u32) -> Self {
+        let deadline = Instant::now() + Duration::from_secs(limit_s.into());
+        Self {
+            sent,
+            limit_s,
+            deadline,
+        }
+    }
 }
 
 /// A rendering process. It is killed and reaped when dropped.
@@ -205,26 +227,42 @@ impl RenderProcess {
     /// Renders page `index` (from 0) of the open document; its pixels can be
     /// read until the next request.
     pub fn render(&mut self, index: u32) -> Result<PageReply, Failure> {
+        let asked = self.ask_for_page(index);
+        self.receive_page(asked)
+    }
+
+    /// Begins to render page `index` (from 0) of the open document.
+    pub fn begin(mut self, index: u32) -> BusyProcess {
+        let asked = self.ask_for_page(index);
+        BusyProcess {
+            process: self,
+            asked,
+        }
+    }
+
+    fn ask_for_page(&mut self, index: u32) -> Asked {
         let ProcessSettings {
             long_side_px,
             words,
             page_s,
             ..
         } = self.settings;
-        let sent = send(
-            &mut self.stream,
-            &Request::Page {
-                index,
-                long_side_px,
-                words,
-            },
-            None,
-        );
-        match self.reply(sent, page_s)? {
-            Reply::Page(page) => match page.check(long_side_px, self.page_buffer.n_bytes()) {
-                Ok(()) => Ok(page),
-                Err(problem) => Err(self.garbled(problem)),
-            },
+        let request = Request::Page {
+            index,
+            long_side_px,
+            words,
+        };
+        Asked::new(send(&mut self.stream, &request, None), page_s)
+    }
+
+    fn receive_page(&mut self, asked: Asked) -> Result<PageReply, Failure> {
+        match self.receive(asked)? {
+            Reply::Page(page) => {
+                match page.check(self.settings.long_side_px, self.page_buffer.n_bytes()) {
+                    Ok(()) => Ok(page),
+                    Err(problem) => Err(self.garbled(problem)),
+                }
+            }
             Reply::PageFailed { reason } => Err(Failure::refused(&reason)),
             _ => Err(self.garbled("something else than a page")),
         }
@@ -235,9 +273,18 @@ impl RenderProcess {
         self.page_buffer.read(pixels)
     }
 
-    /// Waits for the answer to what was `sent`; a process that gives none is killed.
+    /// Waits for the answer to what was `sent` just now.
     fn reply(&mut self, sent: Result<(), ChannelError>, limit_s: u32) -> Result<Reply, Failure> {
-        let deadline = Instant::now() + Duration::from_secs(limit_s.into());
+        self.receive(Asked::new(sent, limit_s))
+    }
+
+    /// Waits for an answer; a process that gives none is killed.
+    fn receive(&mut self, asked: Asked) -> Result<Reply, Failure> {
+        let Asked {
+            sent,
+            limit_s,
+            deadline,
+        } = asked;
         let received = sent.and_then(|()| receive(&mut self.stream, Some(deadline)));
         let error = match received {
             Ok((reply, _)) => return Ok(reply),
@@ -291,6 +338,37 @@ impl RenderProcess {
     }
 }
 
+/// A process that renders a page. Only its answer makes it a
+/// [`RenderProcess`] again; without one it can but be dropped, which kills it.
+#[derive(Debug)]
+pub struct BusyProcess {
+    process: RenderProcess,
+    asked: Asked,
+}
+
+impl BusyProcess {
+    /// Waits for the page, whose time began to run with its request; its
+    /// pixels can be read until the next one.
+    pub fn finish(self) -> (RenderProcess, Result<PageReply, Failure>) {
+        let Self {
+            mut process,
+            mut asked,
+        } = self;
+        // Who comes late, held up by a full edge or another process, finds the
+        // answer on the socket, but a long one only in part: the rest takes a
+        // moment.
+        asked.deadline = asked.deadline.max(Instant::now() + GRACE);
+        let page = process.receive_page(asked);
+        (process, page)
+    }
+
+    /// Process id.
+    #[cfg(test)]
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+}
+
 impl Drop for RenderProcess {
     fn drop(&mut self) {
         if !self.is_dead {
@@ -338,6 +416,31 @@ mod tests {
                 Err(Failure::NoPages)
             );
         }
+    }
+
+    #[test]
+    fn the_time_of_a_page_runs_from_its_request() {
+        let settings = ProcessSettings {
+            page_s: 2,
+            ..settings("hang any 1")
+        };
+        let document = SealedDocument::new(&three_pages()).unwrap();
+        let [sound, hanging] = [2, 1].map(|index| {
+            let mut process = RenderProcess::start(&settings).unwrap();
+            process.open(&document, Renderer::Hayro, &[]).unwrap();
+            process.begin(index)
+        });
+        let deadline = hanging.asked.deadline;
+        let (process, page) = hanging.finish();
+        assert_eq!(page.unwrap_err(), Failure::TimedOut { limit_s: 2 });
+        assert!(process.is_dead() && deadline.elapsed() < Duration::from_secs(1));
+        // The other one's time is over as well, but it answered in time.
+        assert!(sound.asked.deadline < deadline);
+        let (process, page) = sound.finish();
+        assert_eq!(page.unwrap().text.plain, "third page");
+        let id = process.id();
+        drop(process.begin(0));
+        assert!(!exists(id));
     }
 
     #[test]

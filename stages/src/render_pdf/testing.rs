@@ -170,6 +170,17 @@ pub fn three_pages() -> Vec<u8> {
     pdf(&pages)
 }
 
+/// Pages with the text `page 0`, `page 1`, and so on.
+pub fn numbered_pages(n_pages: usize) -> Vec<u8> {
+    let texts: Vec<String> = (0..n_pages).map(|page| format!("page {page}")).collect();
+    let lines: Vec<[&str; 1]> = texts.iter().map(|text| [text.as_str()]).collect();
+    let pages = lines.iter().map(|lines| TestPage {
+        entries: UPRIGHT,
+        lines,
+    });
+    pdf(&pages.collect::<Vec<_>>())
+}
+
 /// The same document, locked with a user password.
 pub fn locked(pdf: &[u8], password: &str) -> Vec<u8> {
     use lopdf::{Document, EncryptionState, EncryptionVersion, Object, Permissions};

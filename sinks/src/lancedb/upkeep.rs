@@ -1,0 +1,127 @@
+//! What keeps a table quick to search: a full-text index, and few, large files.
+
+use std::sync::Arc;
+
+use lance::Dataset;
+use lance::dataset::optimize::{CompactionOptions, compact_files};
+use lance::index::DatasetIndexExt;
+use lance_index::IndexType;
+use lance_index::optimize::OptimizeOptions;
+use lance_index::scalar::InvertedIndexParams;
+use pagemill_pipeline::StageError;
+
+use super::commit::Table;
+
+/// So many small fragments are put together when a run ends.
+const MAX_SMALL_FRAGMENTS: usize = 16;
+/// A fragment of so many rows is left alone: rewriting it would cost more than it saves.
+const ROWS_PER_FRAGMENT: usize = 16 * 1024;
+/// So many parts of the text index are merged when a run ends.
+const MAX_INDEX_PARTS: usize = 8;
+/// Versions of the table that are older are removed: a reader that opened the
+/// table before the run goes on reading its own for so long.
+const KEEP_VERSIONS_HOURS: i64 = 1;
+
+const TEXT_INDEX: &str = "text_idx";
+
+impl Table {
+    /// Makes the full-text index if there is none, so that search works while
+    /// the run goes on. Rows that come later are searched without it.
+    pub(super) async fn make_text_index(&mut self, column: &str) -> Result<(), StageError> {
+        if self.has_text_index || self.dataset.is_none() {
+            return Ok(());
+        }
+        self.has_text_index = true;
+        if self.is_indexed(column).await? {
+            return Ok(());
+        }
+        let mut dataset = Dataset::clone(self.latest()?);
+        let made = dataset
+            .create_index(
+                &[column],
+                IndexType::Inverted,
+                Some(TEXT_INDEX.to_owned()),
+                &text_analysis(),
+                false,
+            )
+            .await;
+        match made {
+            Ok(_) => {
+                self.dataset = Some(Arc::new(dataset));
+                Ok(())
+            }
+            Err(error) => {
+                self.reload().await?;
+                // Another writer made it meanwhile.
+                if self.is_indexed(column).await? {
+                    return Ok(());
+                }
+                Err(self.cannot("index", error))
+            }
+        }
+    }
+
+    async fn is_indexed(&self, column: &str) -> Result<bool, StageError> {
+        let dataset = self.latest()?;
+        let Some(field) = dataset.schema().field(column) else {
+            return Ok(true);
+        };
+        let indices = dataset
+            .load_indices()
+            .await
+            .map_err(|error| self.cannot("read", error))?;
+        Ok(indices.iter().any(|index| index.fields.contains(&field.id)))
+    }
+
+    /// Puts small fragments together, indexes new rows, removes old versions.
+    /// The rows are durable without it, so what goes wrong is only logged.
+    pub(super) async fn tidy(&mut self) {
+        let Some(dataset) = &self.dataset else { return };
+        let mut dataset = Dataset::clone(dataset);
+        let name = self.name.clone();
+        if let Err(error) = tidy(&mut dataset).await {
+            tracing::warn!(table = name, %error, "the table is not tidied up: the next run will do it");
+        }
+        self.dataset = Some(Arc::new(dataset));
+    }
+}
+
+async fn tidy(dataset: &mut Dataset) -> lance::Result<()> {
+    let is_small = |rows: Option<usize>| rows.is_some_and(|rows| rows < ROWS_PER_FRAGMENT);
+    let fragments = dataset.get_fragments();
+    let n_small = fragments
+        .iter()
+        .filter(|fragment| is_small(fragment.metadata().num_rows()))
+        .count();
+    if n_small > MAX_SMALL_FRAGMENTS {
+        let options = CompactionOptions {
+            target_rows_per_fragment: ROWS_PER_FRAGMENT,
+            ..CompactionOptions::default()
+        };
+        compact_files(dataset, options, None).await?;
+    }
+    let n_parts = dataset.load_indices_by_name(TEXT_INDEX).await?.len();
+    if n_parts > 0 {
+        let options = if n_parts < MAX_INDEX_PARTS {
+            OptimizeOptions::append()
+        } else {
+            OptimizeOptions::merge(n_parts)
+        };
+        dataset.optimize_indices(&options).await?;
+    }
+    let age = lancedb::table::Duration::hours(KEEP_VERSIONS_HOURS);
+    dataset.cleanup_old_versions(age, None, Some(false)).await?;
+    Ok(())
+}
+
+/// How text is cut into words, for documents and queries alike: by the rules of
+/// Unicode, with dictionaries for the scripts that are written without spaces;
+/// case and accents do not count.
+fn text_analysis() -> InvertedIndexParams {
+    InvertedIndexParams::default()
+        .base_tokenizer("icu/split".to_owned())
+        .lower_case(true)
+        .ascii_folding(true)
+        .stem(true)
+        .remove_stop_words(true)
+}

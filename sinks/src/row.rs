@@ -1,0 +1,50 @@
+//! What a row of any sink says of its item, before the item's fields.
+
+use pagemill_pipeline::{FieldSet, FieldType, StageError};
+
+/// 32 hexadecimal digits: the document that a row belongs to.
+pub(crate) const DOCUMENT_ID: &str = "document_id";
+/// The document's path or URL.
+pub(crate) const DOCUMENT: &str = "document";
+/// Hash of the document's bytes when the row was made.
+pub(crate) const CONTENT_HASH: &str = "content_hash";
+/// Media type of the document.
+pub(crate) const MEDIA_TYPE: &str = "media_type";
+/// Hash of the configuration that made the row.
+pub(crate) const FINGERPRINT: &str = "fingerprint";
+/// Page number, from 1.
+pub(crate) const PAGE: &str = "page";
+/// Part of the page, from 1.
+pub(crate) const PART: &str = "part";
+
+const FIXED: [&str; 7] = [
+    DOCUMENT_ID,
+    DOCUMENT,
+    CONTENT_HASH,
+    MEDIA_TYPE,
+    FINGERPRINT,
+    PAGE,
+    PART,
+];
+
+/// The fields that a sink stores, in order of name.
+///
+/// # Errors
+/// A field that has the name of a fixed column.
+pub(crate) fn stored_fields(fields: &FieldSet) -> Result<Vec<(String, FieldType)>, StageError> {
+    let stored: Vec<(String, FieldType)> = fields
+        .iter()
+        .filter(|(_, ty)| ty.is_column())
+        .map(|(name, ty)| (name.to_owned(), ty))
+        .collect();
+    match stored
+        .iter()
+        .find(|(name, _)| FIXED.contains(&name.as_str()))
+    {
+        None => Ok(stored),
+        Some((name, _)) => Err(StageError::fatal(
+            format_args!("the field `{name}` has the name of a column that every row has"),
+            "give the field another name in the stage that adds it",
+        )),
+    }
+}
