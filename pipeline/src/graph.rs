@@ -229,7 +229,10 @@ fn build_work(node: &GraphNode, resources: &Resources) -> Result<Work, FieldErro
 /// Checks a draft's graph; `None` if something is wrong, which is then reported.
 pub(crate) fn check(draft: PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> Option<Graph> {
     let n_before = diagnostics.len();
-    let is_whole = draft.is_whole;
+    let is_whole = draft.is_whole && draft.left_out.is_empty();
+    if has_twins(&draft, diagnostics) {
+        return None; // Which of the two an `input` means is a guess.
+    }
     let links = link(&draft, diagnostics);
     if is_whole {
         check_ends(&draft, &links, diagnostics);
@@ -251,20 +254,10 @@ pub(crate) fn check(draft: PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> 
 type Links = Vec<Vec<usize>>;
 
 fn link(draft: &PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> Links {
-    let mut by_name: BTreeMap<&str, usize> = BTreeMap::new();
-    for (index, node) in draft.nodes.iter().enumerate() {
-        let name = node.name.get_ref().as_str();
-        if let Some(first) = by_name.insert(name, index) {
-            let (first, second) = (draft.nodes[first].role, node.role);
-            let message = format!(
-                "`{name}` names a {} and a {}",
-                first.table(),
-                second.table()
-            );
-            let hint = "give one of them another name";
-            diagnostics.push(Diagnostic::new(node.name.span(), message).hint(hint));
-        }
-    }
+    let nodes = draft.nodes.iter().enumerate();
+    let by_name: BTreeMap<&str, usize> = nodes
+        .map(|(index, node)| (node.name.get_ref().as_str(), index))
+        .collect();
     let resolve = |input: &Input, diagnostics: &mut Vec<Diagnostic>| {
         let name = input.get_ref().as_str();
         let found = by_name.get(name).copied();
@@ -276,8 +269,7 @@ fn link(draft: &PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> Links {
                 None
             }
             Some(_) => found,
-            // It may be a node that was left out because its settings are wrong.
-            None if !draft.is_whole => None,
+            None if !draft.is_whole || draft.left_out.iter().any(|left| left.name == name) => None,
             None => {
                 let names = draft.nodes.iter().filter(|node| node.role != Role::Sink);
                 let names: Vec<&str> = names.map(|node| node.name.get_ref().as_str()).collect();
@@ -288,6 +280,9 @@ fn link(draft: &PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> Links {
             }
         }
     };
+    for input in draft.left_out.iter().flat_map(|left| &left.inputs) {
+        resolve(input, diagnostics);
+    }
     let inputs = draft.nodes.iter().map(|node| &node.inputs);
     inputs
         .map(|inputs| {
@@ -297,6 +292,24 @@ fn link(draft: &PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> Links {
                 .collect()
         })
         .collect()
+}
+
+/// Whether two nodes have one name; each such pair is reported.
+fn has_twins(draft: &PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> bool {
+    let n_before = diagnostics.len();
+    for (index, node) in draft.nodes.iter().enumerate() {
+        let name = node.name.get_ref();
+        if let Some(first) = draft.nodes[..index]
+            .iter()
+            .find(|n| n.name.get_ref() == name)
+        {
+            let (first, second) = (first.role.table(), node.role.table());
+            let message = format!("`{name}` names a {first} and a {second}");
+            let hint = "give one of them another name";
+            diagnostics.push(Diagnostic::new(node.name.span(), message).hint(hint));
+        }
+    }
+    diagnostics.len() > n_before
 }
 
 /// Every pipeline has a source and a sink, and nothing is made that nobody reads.
@@ -361,10 +374,14 @@ fn report_cycle(
     names.push(names[0].clone());
     names.reverse(); // Inputs were followed backwards; data flows forwards.
     let message = format!("the graph goes round in a circle: {}", names.join(" -> "));
-    let span = draft.nodes[node]
+    // The input that closes the circle: the first node's, from the last one.
+    let from = path.get(start + 1).unwrap_or(&node);
+    let from = draft.nodes[*from].name.get_ref();
+    let closing = draft.nodes[node]
         .inputs
-        .first()
-        .map_or(draft.nodes[node].name.span(), Input::span);
+        .iter()
+        .find(|input| input.get_ref() == from);
+    let span = closing.map_or_else(|| draft.nodes[node].name.span(), Input::span);
     let hint = "a pipeline flows from sources to sinks; take one of these inputs away";
     diagnostics.push(Diagnostic::new(span, message).hint(hint));
 }

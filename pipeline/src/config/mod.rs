@@ -36,9 +36,17 @@ pub(crate) struct PipelineDraft {
     pub(crate) description: Option<String>,
     pub(crate) dead_letters: PathBuf,
     pub(crate) nodes: Vec<NodeDraft>,
-    /// Whether a node was left out because its own settings are wrong: then
-    /// what the graph lacks is not worth reporting.
+    /// Nodes that were left out because their own settings are wrong. Others
+    /// may name them, and what the graph lacks without them is not worth reporting.
+    pub(crate) left_out: Vec<LeftOut>,
+    /// Whether a part of the pipeline could not be read at all.
     pub(crate) is_whole: bool,
+}
+
+/// A node whose own settings are wrong, and what it would take from.
+pub(crate) struct LeftOut {
+    pub(crate) name: String,
+    pub(crate) inputs: Vec<Input>,
 }
 
 impl ConfigFile {
@@ -74,7 +82,7 @@ impl ConfigFile {
         let mut sources = Sources::default();
         sources.add(path, text);
         let (root, errors) = DeTable::parse_recoverable(text);
-        let mut diagnostics: Vec<Diagnostic> = errors.iter().map(of_toml).collect();
+        let mut diagnostics: Vec<Diagnostic> = errors.iter().map(of_syntax).collect();
         if !diagnostics.is_empty() {
             // Past a syntax error what the file means is a guess.
             return Err(ConfigError::new(&sources, diagnostics));
@@ -147,6 +155,17 @@ impl ConfigFile {
             .build(resources)
             .map_err(|diagnostics| ConfigError::new(&self.sources, diagnostics))
     }
+}
+
+/// A diagnostic of an error of the TOML parser.
+fn of_syntax(error: &toml::de::Error) -> Diagnostic {
+    let diagnostic = of_toml(error);
+    let hint = if diagnostic.message.contains("duplicate") {
+        "keep one of the two"
+    } else {
+        "the file is no valid TOML from here on; mend it to see what else there is"
+    };
+    diagnostic.hint(hint)
 }
 
 /// A diagnostic of an error of the TOML parser or of serde.
@@ -227,6 +246,7 @@ fn read_pipeline(
         description: None,
         dead_letters: DEFAULT_DEAD_LETTERS.into(),
         nodes: Vec::new(),
+        left_out: Vec::new(),
         is_whole: true,
     };
     for (key, value) in in_order(table) {
@@ -282,14 +302,22 @@ fn read_nodes(
                 draft.name
             );
             diagnostics.push(Diagnostic::new(name.span(), message).hint(hint));
-            draft.is_whole = false;
+            let name = name.into_inner();
+            draft.left_out.push(LeftOut {
+                name,
+                inputs: Vec::new(),
+            });
             continue;
         };
         check_name(&name, "node", diagnostics);
         let settings = Spanned::new(value_span, settings);
+        let known_as = name.get_ref().clone();
         match node::read(role, name, settings, registry, diagnostics) {
-            Some(node) => draft.nodes.push(node),
-            None => draft.is_whole = false,
+            Ok(node) => draft.nodes.push(node),
+            Err(inputs) => draft.left_out.push(LeftOut {
+                name: known_as,
+                inputs,
+            }),
         }
     }
 }

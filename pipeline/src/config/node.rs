@@ -12,7 +12,7 @@ use super::{Diagnostic, of_toml, suggest};
 use crate::batch::BatchPolicy;
 use crate::edge::EdgeLimits;
 use crate::metrics::Role;
-use crate::registry::{Registry, Settings};
+use crate::registry::{Kind, Registry, Settings};
 
 /// The most workers that a node may have: each is a thread, and often a process.
 const MAX_WORKERS: usize = 256;
@@ -46,14 +46,17 @@ struct BatchSettings {
     max_wait_ms: Option<u64>,
 }
 
-/// Reads a node; `None` if something in it is wrong, which is then reported.
+/// Reads a node.
+///
+/// # Errors
+/// Its inputs, if something else in it is wrong, which is then reported.
 pub(super) fn read(
     role: Role,
     name: Spanned<String>,
     table: Spanned<DeTable<'_>>,
     registry: &Registry,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Option<NodeDraft> {
+) -> Result<NodeDraft, Vec<Input>> {
     let n_before = diagnostics.len();
     let span = table.span();
     let mut table = table.into_inner();
@@ -64,27 +67,64 @@ pub(super) fn read(
     let batch_span = batch.as_ref().map(Spanned::span);
     let batch = batch.map(|value| typed::<BatchSettings>(value, diagnostics).unwrap_or_default());
     let edge = read_edge(take(&mut table, "edge"), diagnostics);
-    let Some(kind) = kind else {
+    let Some((kind_name, kind)) = read_kind(role, &name, kind, registry, diagnostics) else {
+        return Err(inputs);
+    };
+    let places: BTreeMap<String, Range<usize>> = table
+        .iter()
+        .map(|(key, value)| (key.get_ref().to_string(), value.span()))
+        .collect();
+    let canonical = canonical(&table);
+    let Some(settings) = read_settings(&kind_name, table, span, &name, kind, diagnostics) else {
+        return Err(inputs);
+    };
+    let batch = merge(settings.batch(), &batch.unwrap_or_default());
+    if batch.max_items == 0 || batch.max_tokens == Some(0) || batch.max_pixels == Some(0) {
+        let message = "a batch must hold at least 1";
+        let hint = "leave the limit out, or give at least 1";
+        let span = batch_span.unwrap_or_else(|| name.span());
+        diagnostics.push(Diagnostic::new(span, message).hint(hint));
+    }
+    if diagnostics.len() > n_before {
+        return Err(inputs);
+    }
+    let kind = kind_name;
+    Ok(NodeDraft {
+        role,
+        name,
+        kind,
+        inputs,
+        workers,
+        batch,
+        edge,
+        settings,
+        places,
+        canonical,
+    })
+}
+
+/// Finds the kind that a node names; `None` if there is none of the node's role.
+fn read_kind<'a>(
+    role: Role,
+    name: &Spanned<String>,
+    value: Option<Spanned<DeValue<'_>>>,
+    registry: &'a Registry,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Option<(String, &'a Kind)> {
+    let of_role = registry.kinds().filter(|(_, kind)| kind.role == role);
+    let of_role: Vec<&str> = of_role.map(|(name, _)| name).collect();
+    let Some(value) = value else {
         let message = format!("{} `{}` has no `kind`", role.table(), name.get_ref());
-        let kinds = registry
-            .kinds()
-            .filter(|(_, kind)| kind.role == role)
-            .map(|(name, _)| name);
-        let hint = format!("add one of {}", list(kinds));
+        let hint = format!("add `kind = \"...\"` with one of {}", list(of_role));
         diagnostics.push(Diagnostic::new(name.span(), message).hint(hint));
         return None;
     };
-    let kind_span = kind.span();
-    let kind_name: String = typed(kind, diagnostics)?;
+    let span = value.span();
+    let kind_name: String = typed(value, diagnostics)?;
     let Some(kind) = registry.get(&kind_name) else {
         let message = format!("there is no {} of kind `{kind_name}`", role.table());
-        let kinds = registry
-            .kinds()
-            .filter(|(_, kind)| kind.role == role)
-            .map(|(name, _)| name);
-        let kinds: Vec<&str> = kinds.collect();
-        let hint = suggest(&kind_name, kinds, "known kinds");
-        diagnostics.push(Diagnostic::new(kind_span, message).hint(hint));
+        let hint = suggest(&kind_name, of_role, "known kinds");
+        diagnostics.push(Diagnostic::new(span, message).hint(hint));
         return None;
     };
     if kind.role != role {
@@ -94,34 +134,10 @@ pub(super) fn read(
             "move the node to a `[PIPELINE.{is}.{}]` table",
             name.get_ref()
         );
-        diagnostics.push(Diagnostic::new(kind_span, message).hint(hint));
+        diagnostics.push(Diagnostic::new(span, message).hint(hint));
         return None;
     }
-    let places: BTreeMap<String, Range<usize>> = table
-        .iter()
-        .map(|(key, value)| (key.get_ref().to_string(), value.span()))
-        .collect();
-    let canonical = canonical(&table);
-    let settings = read_settings(&kind_name, table, span, &name, kind, diagnostics)?;
-    let batch = merge(settings.batch(), &batch.unwrap_or_default());
-    if batch.max_items == 0 || batch.max_tokens == Some(0) || batch.max_pixels == Some(0) {
-        let message = "a batch must hold at least 1";
-        let hint = "leave the limit out, or give at least 1";
-        let span = batch_span.unwrap_or_else(|| name.span());
-        diagnostics.push(Diagnostic::new(span, message).hint(hint));
-    }
-    (diagnostics.len() == n_before).then_some(NodeDraft {
-        role,
-        name,
-        kind: kind_name,
-        inputs,
-        workers,
-        batch,
-        edge,
-        settings,
-        places,
-        canonical,
-    })
+    Some((kind_name, kind))
 }
 
 fn merge(default: BatchPolicy, given: &BatchSettings) -> BatchPolicy {
@@ -248,7 +264,7 @@ fn read_settings(
     mut table: DeTable<'_>,
     span: Range<usize>,
     name: &Spanned<String>,
-    kind: &crate::registry::Kind,
+    kind: &Kind,
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<Settings> {
     let mut found_any = false;
@@ -321,26 +337,42 @@ fn explain(error: &toml::de::Error) -> Diagnostic {
         diagnostic.hint = Some(suggest(unknown, known, choices));
         return diagnostic;
     }
-    if let Some((found, expected)) = message
-        .strip_prefix("invalid type: ")
-        .and_then(|rest| rest.split_once(", expected "))
-    {
-        diagnostic.message = format!("this is {}, but must be {expected}", with_article(found));
-        diagnostic.hint = Some(format!("write {expected}"));
-    } else if let Some((found, expected)) = message
-        .strip_prefix("invalid value: ")
-        .and_then(|rest| rest.split_once(", expected "))
-    {
-        diagnostic.message = format!("{found} is out of range, it must be {expected}");
-        diagnostic.hint = Some(format!("write {expected}"));
+    for (begins, problem) in [
+        ("invalid type: ", "is not"),
+        ("invalid value: ", "is out of range for"),
+    ] {
+        let rest = message.strip_prefix(begins);
+        if let Some((found, expected)) = rest.and_then(|rest| rest.split_once(", expected ")) {
+            let expected = in_words(expected);
+            diagnostic.message = format!("{} {problem} {expected}", quote(found));
+            diagnostic.hint = Some(format!("write {expected}"));
+        }
     }
     diagnostic
 }
 
-fn with_article(found: &str) -> String {
-    match found.split_whitespace().next() {
-        Some("integer") => format!("an {found}"),
-        _ => format!("a {found}"),
+/// serde's `integer `7`` and `string "big"` as the value alone.
+fn quote(found: &str) -> String {
+    let value = found.split_once(' ').map_or(found, |(_, value)| value);
+    format!("`{}`", value.trim_matches(['`', '"']))
+}
+
+/// What serde expects, in the user's words.
+fn in_words(expected: &str) -> String {
+    let whole_number_to = |max: u64| format!("a whole number from 0 to {max}");
+    match expected {
+        "u8" => whole_number_to(u8::MAX.into()),
+        "u16" => whole_number_to(u16::MAX.into()),
+        "u32" => whole_number_to(u32::MAX.into()),
+        "u64" | "usize" => "a whole number from 0".into(),
+        "i64" | "i32" | "isize" => "a whole number".into(),
+        "f32" | "f64" => "a number".into(),
+        "a boolean" => "`true` or `false`".into(),
+        "a string" => "text in quotes".into(),
+        "path string" => "a path in quotes".into(),
+        "a sequence" => "a list in `[` and `]`".into(),
+        other if other.starts_with("struct ") => "a table in `{` and `}`".into(),
+        other => other.to_owned(),
     }
 }
 

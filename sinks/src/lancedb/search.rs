@@ -120,7 +120,7 @@ impl TableError {
     pub fn hint(&self) -> String {
         match self {
             Self::Missing { others, .. } if others.is_empty() => {
-                "run a pipeline with a `lancedb` sink first".into()
+                "fill it first, with `pagemill run`".into()
             }
             Self::Missing { others, .. } => format!("the tables there: `{}`", others.join("`, `")),
             Self::NoColumn { column, .. } if *column == VECTOR => {

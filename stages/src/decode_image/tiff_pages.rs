@@ -40,7 +40,7 @@ impl<'a> TiffPages<'a> {
         let header = layout.header_place();
         let mut next = layout.read_place(document, header);
         let (mut places, mut seen) = (Vec::new(), HashSet::new());
-        let mut is_cut_off = next.is_none();
+        let mut is_cut_off = false;
         while let Some(place) = next.filter(|place| *place != 0 && seen.insert(*place)) {
             let Some(after) = layout.after_directory(document, place) else {
                 is_cut_off = true;
@@ -50,8 +50,8 @@ impl<'a> TiffPages<'a> {
             if places.len() > MAX_PAGES {
                 return Err(damaged("it claims more than 100,000 pages"));
             }
+            // Some writers leave out the mark that ends the chain.
             next = layout.read_place(document, after);
-            is_cut_off = next.is_none();
         }
         if places.is_empty() {
             return Err(damaged("it has no page"));
