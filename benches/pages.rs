@@ -94,7 +94,7 @@ fn one_after_another() -> (usize, f64) {
     let items = stage::<RenderPdfConfig>("long_side_px = 1024", read.collect());
     let items = stage::<DecodeImageConfig>("", items);
     let items = stage::<ThumbnailConfig>("long_side_px = 256", items);
-    let items = stage::<ChunkTextConfig>(&format!("{model}\nmax_tokens = 160"), items);
+    let items = stage::<ChunkTextConfig>(&format!("{model}\nmax_tokens = 240"), items);
     let items = stage::<EmbedTextConfig>(model, items);
     (items.len(), since.elapsed().as_secs_f64())
 }
@@ -108,7 +108,7 @@ fn overlapped() -> (u64, f64) {
          include = ['*.pdf']\n[p.stage.pages]\nkind = 'render_pdf'\ninput = 'files'\nlong_side_px = 1024\n\
          [p.stage.images]\nkind = 'decode_image'\ninput = 'pages'\n[p.stage.thumbnails]\n\
          kind = 'thumbnail'\ninput = 'images'\nlong_side_px = 256\n[p.stage.chunks]\n\
-         kind = 'chunk_text'\ninput = 'thumbnails'\n{model}\nmax_tokens = 160\n[p.stage.vectors]\n\
+         kind = 'chunk_text'\ninput = 'thumbnails'\n{model}\nmax_tokens = 240\n[p.stage.vectors]\n\
          kind = 'embed_text'\ninput = 'chunks'\n{model}\n[p.sink.rows]\nkind = 'jsonl'\n\
          input = 'vectors'\npath = '{out}/rows.jsonl'\n",
         documents().display(),

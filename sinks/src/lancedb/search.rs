@@ -332,8 +332,23 @@ fn fuse(lists: &[Vec<Hit>]) -> Vec<Hit> {
                 });
         }
     }
+    // Equal sums are common (first and second, second and first). The list that
+    // is named first decides: a row with the question's own words comes before
+    // one that is only about the same.
+    let first: HashMap<_, usize> = lists.first().map_or_else(HashMap::new, |list| {
+        list.iter()
+            .enumerate()
+            .map(|(rank, hit)| (hit.key(), rank))
+            .collect()
+    });
     let mut hits: Vec<Hit> = fused.into_values().collect();
-    sort(&mut hits);
+    let rank = |hit: &Hit| first.get(&hit.key()).copied().unwrap_or(usize::MAX);
+    hits.sort_by(|a, b| {
+        let by_score = b.score.total_cmp(&a.score);
+        by_score
+            .then_with(|| rank(a).cmp(&rank(b)))
+            .then_with(|| a.key().cmp(&b.key()))
+    });
     hits
 }
 
