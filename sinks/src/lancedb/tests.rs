@@ -556,7 +556,7 @@ async fn a_search_that_cannot_be_says_why() {
         error.to_string(),
         format!("there is no table `pages` in `{uri}`")
     );
-    assert_eq!(error.hint(), "run a pipeline with a `lancedb` sink first");
+    assert_eq!(error.hint(), "fill it first, with `pagemill run`");
 
     let mut sink = open(config(&uri), &[Field::TEXT]).await.expect("opens");
     store(&mut sink, pages("a.pdf", 1, "plain")).await;
