@@ -5,6 +5,8 @@
 //! 64. The second runs two stages of known work side by side and one after the
 //! other.
 
+#![allow(clippy::print_stdout, missing_docs)]
+
 use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,14 +21,12 @@ use serde::Deserialize;
 
 /// Items of one document, so that the document's own cost does not count.
 #[derive(Deserialize)]
-struct ItemsConfig {
-    n: u32,
-}
+struct ItemsConfig {}
 
 impl SourceConfig for ItemsConfig {
     const KIND: &'static str = "items";
     const ABOUT: &'static str = "sends one document";
-    const EXAMPLE: &'static str = "n = 1";
+    const EXAMPLE: &'static str = "";
     fn fields(&self) -> Fields {
         Fields::provides([Field::TEXT])
     }
@@ -153,7 +153,7 @@ impl Sink for Nowhere {
 fn run(n_items: u32, n_stages: usize, work_us: u64, batch_of: usize) -> Duration {
     let folder = std::env::temp_dir().join(format!("pagemill-bench-{}", std::process::id()));
     let mut toml = format!(
-        "[p]\ndead_letters = '{}'\n[p.source.items]\nkind = 'items'\nn = 1\n[p.stage.s0]\n\
+        "[p]\ndead_letters = '{}'\n[p.source.items]\nkind = 'items'\n[p.stage.s0]\n\
          kind = 'spread'\ninput = 'items'\nn = {n_items}\n",
         folder.display()
     );
@@ -193,9 +193,15 @@ fn median(mut time: impl FnMut() -> f64) -> f64 {
     times[2]
 }
 
+/// Items of a run that measures an edge.
+const N: u32 = 100_000;
+/// Stages that are added.
+const MORE: usize = 5;
+/// Work of a stage on an item, and items, of the run that measures overlap.
+const WORK_US: u64 = 500;
+const PAGES: u32 = 1000;
+
 fn main() {
-    const N: u32 = 100_000;
-    const MORE: usize = 5;
     println!("an edge and a stage that only passes items on, {N} items, median of 5:");
     for batch_of in [1, 64] {
         let per_item = median(|| {
@@ -204,8 +210,6 @@ fn main() {
         });
         println!("  batch {batch_of:>3}: {per_item:.2} us an item and edge");
     }
-    const WORK_US: u64 = 500;
-    const PAGES: u32 = 1000;
     let ratio = median(|| {
         let one_after_another = f64::from(PAGES) * 2.0 * WORK_US as f64 / 1e6;
         one_after_another / run(PAGES, 2, WORK_US, 1).as_secs_f64()

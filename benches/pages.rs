@@ -4,6 +4,8 @@
 //! one against pypdfium2, the same library called from Python, at the same
 //! size; and the shipped pipeline against its stages run one after another.
 
+#![allow(clippy::print_stdout, missing_docs)]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;

@@ -3,6 +3,8 @@
 //! Write its settings and the stage, register the kind with one line, and name
 //! it in TOML. Run it with `cargo run --example own_stage`.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 use std::path::Path;
 use std::process::ExitCode;
 

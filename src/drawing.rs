@@ -80,7 +80,7 @@ pub(crate) fn svg(graph: &Graph) -> String {
         .max()
         .unwrap_or(1);
     let n_rows = places.iter().map(|(_, row)| row + 1).max().unwrap_or(1);
-    // Labels stand below the lowest row of boxes that an edge may pass.
+    // Labels stand below the edge that they are about.
     let n_labels = graph
         .nodes()
         .iter()
@@ -88,11 +88,14 @@ pub(crate) fn svg(graph: &Graph) -> String {
         .max()
         .unwrap_or(0);
     let width = 2 * MARGIN + n_columns * BOX_WIDTH + (n_columns - 1) * COLUMN_GAP;
-    let row_height = BOX_HEIGHT.max(2 * n_labels * LINE_HEIGHT) + ROW_GAP;
-    let height = 2 * MARGIN + n_rows * row_height + LINE_HEIGHT;
+    let row_height = BOX_HEIGHT.max(BOX_HEIGHT / 2 + (n_labels + 1) * LINE_HEIGHT) + ROW_GAP / 2;
+    let height = 2 * MARGIN + n_rows * row_height + 2 * LINE_HEIGHT;
     let centre = |(column, row): (usize, usize)| {
         let x = MARGIN + column * (BOX_WIDTH + COLUMN_GAP);
-        (x, MARGIN + LINE_HEIGHT + row * row_height + row_height / 2)
+        (
+            x,
+            MARGIN + 2 * LINE_HEIGHT + row * row_height + BOX_HEIGHT / 2,
+        )
     };
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \

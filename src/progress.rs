@@ -2,9 +2,11 @@
 
 use std::convert::Infallible;
 use std::io::{self, IsTerminal as _, Write};
+use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 use pagemill::RunControl;
 use pagemill::pipeline::Snapshot;
@@ -26,12 +28,8 @@ pub(crate) async fn show(control: RunControl) -> Infallible {
             .unwrap_or_else(|_| ProgressStyle::default_bar()),
     );
     *BAR.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
-    let mut ticks = tokio::time::interval(TICK);
-    loop {
-        ticks.tick().await;
-        let Some(now) = control.snapshot() else {
-            continue;
-        };
+    let mut snapshots = pin!(control.snapshots(TICK));
+    while let Some(now) = snapshots.next().await {
         if now.documents_expected > 0 {
             bar.set_length(now.documents_expected);
         }
@@ -39,6 +37,7 @@ pub(crate) async fn show(control: RunControl) -> Infallible {
         bar.set_message(message(&now));
         bar.tick();
     }
+    std::future::pending().await
 }
 
 /// Takes the line away.
@@ -69,8 +68,7 @@ fn message(now: &Snapshot) -> String {
     message
 }
 
-/// What is left at the speed so far: documents done, and those half done by
-/// the share of their items that is stored.
+/// What is left at the speed so far, counted in documents.
 fn seconds_left(now: &Snapshot) -> Option<f64> {
     let done = settled(now) as f64;
     let left = now.documents_expected as f64 - done;

@@ -1,38 +1,19 @@
 //! Several texts' tokens laid out for one pass of a network.
 
-use candle_core::{Device, Result, Tensor};
+use std::ops::Range;
 
-/// How the texts of a batch lie in its token dimension.
-pub(crate) enum Arrangement {
-    /// End to end: text `i` is `starts[i]..starts[i + 1]`. Nothing is computed for padding,
-    /// and no mask is needed.
-    Packed {
-        /// One more than there are texts; the last is the number of tokens.
-        starts: Vec<usize>,
-    },
-    /// Each padded to the longest: text `i` starts at `i * longest`. Few large operations,
-    /// which is what a GPU wants.
-    Padded {
-        n_rows: usize,
-        longest: usize,
-        lengths: Vec<usize>,
-        /// `[rows, 1, 1, longest]`, f32, 0 or the lowest number; `None` without padding.
-        mask: Option<Tensor>,
-    },
-}
-
-/// Token ids of several texts, flat.
+/// Token ids of several texts, end to end.
 pub(crate) struct TokenBatch {
     pub(crate) ids: Vec<u32>,
-    pub(crate) positions: Vec<u32>,
     /// The segment of each token, all 0 for single texts.
     pub(crate) types: Vec<u32>,
-    pub(crate) arrangement: Arrangement,
+    /// Text `i` is `starts[i]..starts[i + 1]`. One more than there are texts; the last is
+    /// the number of tokens.
+    pub(crate) starts: Vec<usize>,
 }
 
 impl TokenBatch {
-    /// Lays texts end to end.
-    pub(crate) fn packed(rows: &[&[u32]]) -> Self {
+    pub(crate) fn new(rows: &[&[u32]]) -> Self {
         let ids = rows.concat();
         let mut starts = vec![0];
         starts.extend(rows.iter().scan(0, |end, row| {
@@ -40,64 +21,62 @@ impl TokenBatch {
             Some(*end)
         }));
         Self {
-            positions: rows.iter().flat_map(|row| 0..row.len() as u32).collect(),
             types: vec![0; ids.len()],
             ids,
-            arrangement: Arrangement::Packed { starts },
+            starts,
         }
     }
 
-    /// Pads texts at their end. Pads get id 0; the mask keeps them out of all attention.
-    ///
-    /// # Errors
-    /// The device has no room for the mask.
-    pub(crate) fn padded(rows: &[&[u32]], device: &Device) -> Result<Self> {
-        let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        let n_rows = rows.len();
-        let mut ids = Vec::with_capacity(n_rows * longest);
-        let mut mask = Vec::with_capacity(n_rows * longest);
-        for row in rows {
-            ids.extend_from_slice(row);
-            ids.resize(ids.len() + longest - row.len(), 0);
-            mask.resize(mask.len() + row.len(), 0.0_f32);
-            // Not minus infinity: a finite mask cannot make NaN.
-            mask.resize(mask.len() + longest - row.len(), f32::MIN);
+    /// The tokens of each text, in the texts' order.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = Range<usize>> {
+        self.starts.windows(2).map(|bounds| bounds[0]..bounds[1])
+    }
+
+    /// The place of each token in its text.
+    pub(crate) fn positions(&self) -> Vec<u32> {
+        self.texts().flat_map(|text| 0..text.len() as u32).collect()
+    }
+
+    /// Tokens of the longest text.
+    pub(crate) fn longest(&self) -> usize {
+        self.texts().map(|text| text.len()).max().unwrap_or(0)
+    }
+
+    /// One value for each token, with each text brought to the longest by zeros at its end:
+    /// `[texts, longest]`.
+    pub(crate) fn padded(&self, values: &[u32]) -> Vec<u32> {
+        let longest = self.longest();
+        let mut padded = Vec::with_capacity((self.starts.len() - 1) * longest);
+        for (row, text) in self.texts().enumerate() {
+            padded.extend_from_slice(&values[text]);
+            padded.resize((row + 1) * longest, 0);
         }
-        let mask = if lengths.iter().any(|length| *length < longest) {
-            Some(Tensor::from_vec(mask, (n_rows, 1, 1, longest), device)?)
-        } else {
-            None
-        };
-        Ok(Self {
-            positions: (0..n_rows).flat_map(|_| 0..longest as u32).collect(),
-            types: vec![0; ids.len()],
-            ids,
-            arrangement: Arrangement::Padded {
-                n_rows,
-                longest,
-                lengths,
-                mask,
-            },
-        })
+        padded
+    }
+
+    /// Where each token is in what [`TokenBatch::padded`] gives.
+    pub(crate) fn padded_places(&self) -> Vec<u32> {
+        let longest = self.longest();
+        self.texts()
+            .enumerate()
+            .flat_map(|(row, text)| (row * longest..).take(text.len()))
+            .map(|place| place as u32)
+            .collect()
     }
 }
 
-impl Arrangement {
-    /// The tokens of each text, in the texts' order.
-    pub(crate) fn ranges(&self) -> Vec<std::ops::Range<usize>> {
-        match self {
-            Self::Packed { starts } => starts
-                .windows(2)
-                .map(|bounds| bounds[0]..bounds[1])
-                .collect(),
-            Self::Padded {
-                longest, lengths, ..
-            } => lengths
-                .iter()
-                .enumerate()
-                .map(|(row, length)| row * longest..row * longest + length)
-                .collect(),
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_comes_after_each_text_and_every_token_is_found_again() {
+        let batch = TokenBatch::new(&[&[5, 6], &[7, 8, 9], &[4]]);
+        assert_eq!(batch.positions(), [0, 1, 0, 1, 2, 0]);
+        let padded = batch.padded(&batch.ids);
+        assert_eq!(padded, [5, 6, 0, 7, 8, 9, 4, 0, 0]);
+        let found = batch.padded_places();
+        let found: Vec<u32> = found.iter().map(|place| padded[*place as usize]).collect();
+        assert_eq!(found, batch.ids);
     }
 }

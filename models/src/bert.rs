@@ -1,10 +1,15 @@
 //! The BERT network: token ids in, one vector per token out.
 //!
-//! Devlin et al., <https://arxiv.org/abs/1810.04805>; post-norm, absolute positions. Query,
-//! key and value are one matrix product, and on the processor texts are packed end to end,
-//! so nothing is computed for padding.
+//! Devlin et al., <https://arxiv.org/abs/1810.04805>; post-norm, absolute positions. On the
+//! processor the network is our own: query, key and value are one matrix product, and texts
+//! are packed end to end, so nothing is computed for padding. Other devices run
+//! candle-transformers' `BertModel` over texts padded to the longest.
 
-use candle_core::{Device, Result, Tensor};
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::bert::{BertModel, Config, HiddenAct};
 
 use crate::batch::TokenBatch;
 use crate::error::ModelError;
@@ -12,8 +17,14 @@ use crate::fused::{self, ResidualNorm};
 use crate::settings::{Activation, BertConfig};
 use crate::weights::Weights;
 
-/// A loaded network. All its tensors are f32.
-pub(crate) struct BertNetwork {
+/// A loaded network, in the form that suits its device. All its tensors are f32.
+pub(crate) enum BertNetwork {
+    Packed(PackedBert),
+    Padded(PaddedBert),
+}
+
+/// The network on the processor.
+pub(crate) struct PackedBert {
     words: Tensor,     // [vocabulary, hidden]
     positions: Tensor, // [max positions, hidden]
     types: Tensor,     // [types, hidden]
@@ -23,7 +34,11 @@ pub(crate) struct BertNetwork {
     layers: Vec<BertLayer>,
     n_heads: usize,
     activation: Activation,
-    device: Device,
+}
+
+/// The network on any device, by candle's own operations.
+pub(crate) struct PaddedBert {
+    model: BertModel,
 }
 
 struct BertLayer {
@@ -126,11 +141,43 @@ impl BertNetwork {
         activation: Activation,
         device: &Device,
     ) -> std::result::Result<Self, ModelError> {
+        if device.is_cpu() {
+            PackedBert::load(weights, config, activation).map(Self::Packed)
+        } else {
+            PaddedBert::load(weights, config, activation, device).map(Self::Padded)
+        }
+    }
+
+    /// Whether padding is computed like any other token.
+    pub(crate) fn pads(&self) -> bool {
+        matches!(self, Self::Padded(_))
+    }
+
+    /// The last hidden states of the batch's tokens, `[n, hidden]` f32.
+    ///
+    /// # Errors
+    /// An id is outside its table, or the device fails.
+    pub(crate) fn forward(&self, batch: &TokenBatch) -> Result<Tensor> {
+        match self {
+            Self::Packed(network) => network.forward(batch),
+            Self::Padded(network) => network.forward(batch),
+        }
+    }
+}
+
+impl PackedBert {
+    /// As [`BertNetwork::load`].
+    pub(crate) fn load(
+        weights: &Weights,
+        config: &BertConfig,
+        activation: Activation,
+    ) -> std::result::Result<Self, ModelError> {
         let names = Names::of(weights);
         weights.check(&names.expected(config))?;
-        let embedding =
-            |name: &str| weights.f32_tensor(&format!("{}embeddings.{name}", names.prefix), device);
-        let layer = |layer| load_layer(weights, &names, layer, config, device);
+        let embedding = |name: &str| {
+            weights.f32_tensor(&format!("{}embeddings.{name}", names.prefix), &Device::Cpu)
+        };
+        let layer = |layer| load_layer(weights, &names, layer, config);
         Ok(Self {
             words: embedding("word_embeddings.weight")?,
             positions: embedding("position_embeddings.weight")?,
@@ -143,19 +190,10 @@ impl BertNetwork {
                 .collect::<std::result::Result<_, ModelError>>()?,
             n_heads: config.num_attention_heads,
             activation,
-            device: device.clone(),
         })
     }
 
-    pub(crate) fn device(&self) -> &Device {
-        &self.device
-    }
-
-    /// The last hidden states, `[n, hidden]` f32, in the batch's arrangement. Rows of
-    /// padding hold finite values without meaning.
-    ///
-    /// # Errors
-    /// An id is outside its table, or the device fails.
+    /// As [`BertNetwork::forward`].
     pub(crate) fn forward(&self, batch: &TokenBatch) -> Result<Tensor> {
         let mut hidden = self.embed(batch)?;
         for layer in &self.layers {
@@ -167,12 +205,67 @@ impl BertNetwork {
     /// The sum of the three embeddings, normalized: `[n, hidden]`.
     pub(crate) fn embed(&self, batch: &TokenBatch) -> Result<Tensor> {
         let look_up = |table: &Tensor, ids: &[u32]| {
-            table.index_select(&Tensor::new(ids, &self.device)?, 0) // [n, hidden]
+            table.index_select(&Tensor::new(ids, &Device::Cpu)?, 0) // [n, hidden]
         };
         let sum = (look_up(&self.words, &batch.ids)? + look_up(&self.types, &batch.types)?)?;
-        let sum = (sum + look_up(&self.positions, &batch.positions)?)?;
+        let sum = (sum + look_up(&self.positions, &batch.positions())?)?;
         let epsilon = self.epsilon as f32;
         candle_nn::ops::layer_norm(&sum, &self.norm_weight, &self.norm_offset, epsilon)
+    }
+}
+
+impl PaddedBert {
+    /// As [`BertNetwork::load`].
+    pub(crate) fn load(
+        weights: &Weights,
+        config: &BertConfig,
+        activation: Activation,
+        device: &Device,
+    ) -> std::result::Result<Self, ModelError> {
+        let expected = Names::of(weights).expected(config);
+        weights.check(&expected)?;
+        // `BertModel` finds the names of all checkpoints itself.
+        let tensors = expected.into_iter().map(|(name, _)| {
+            let tensor = weights.f32_tensor(&name, device)?;
+            Ok((name, tensor))
+        });
+        let tensors = tensors.collect::<std::result::Result<HashMap<_, _>, ModelError>>()?;
+        let config = Config {
+            vocab_size: config.vocab_size,
+            hidden_size: config.hidden_size,
+            num_hidden_layers: config.num_hidden_layers,
+            num_attention_heads: config.num_attention_heads,
+            intermediate_size: config.intermediate_size,
+            hidden_act: match activation {
+                Activation::Gelu => HiddenAct::Gelu,
+                Activation::GeluTanh => HiddenAct::GeluApproximate,
+                Activation::Relu => HiddenAct::Relu,
+            },
+            max_position_embeddings: config.max_position_embeddings,
+            type_vocab_size: config.type_vocab_size,
+            layer_norm_eps: config.layer_norm_eps,
+            // The prefix that `BertModel` tries when a tensor is not there without one.
+            model_type: Some("bert".to_owned()),
+            ..Config::default()
+        };
+        let builder = VarBuilder::from_tensors(tensors, DType::F32, device);
+        let model = BertModel::load(builder, &config)
+            .map_err(ModelError::compute("laying out the weights"))?;
+        Ok(Self { model })
+    }
+
+    /// As [`BertNetwork::forward`].
+    pub(crate) fn forward(&self, batch: &TokenBatch) -> Result<Tensor> {
+        let device = &self.model.device;
+        let padded = |values: &[u32]| {
+            let shape = (batch.starts.len() - 1, batch.longest());
+            Tensor::from_vec(batch.padded(values), shape, device) // [texts, longest]
+        };
+        let (ids, types) = (padded(&batch.ids)?, padded(&batch.types)?);
+        let mask = padded(&vec![1; batch.ids.len()])?; // 1 for a token, 0 for padding.
+        let hidden = self.model.forward(&ids, &types, Some(&mask))?; // [texts, longest, hidden]
+        let places = Tensor::new(batch.padded_places(), device)?;
+        hidden.flatten(0, 1)?.index_select(&places, 0) // [n, hidden]
     }
 }
 
@@ -186,7 +279,7 @@ impl BertLayer {
         activation: Activation,
     ) -> Result<Tensor> {
         let projected = hidden.matmul(&self.project)?; // [n, 3 * hidden]
-        let attended = fused::attend(&projected, &self.project_bias, n_heads, &batch.arrangement)?;
+        let attended = fused::attend(&projected, &self.project_bias, n_heads, &batch.starts)?;
         let attended = attended.matmul(&self.attended)?;
         let attended = self.attended_norm.forward(attended, hidden)?; // [n, hidden]
         let wide = attended.matmul(&self.widen)?; // [n, intermediate]
@@ -201,9 +294,8 @@ fn load_layer(
     names: &Names,
     layer: usize,
     config: &BertConfig,
-    device: &Device,
 ) -> std::result::Result<BertLayer, ModelError> {
-    let tensor = |name: &str| weights.f32_tensor(&names.layer(layer, name), device);
+    let tensor = |name: &str| weights.f32_tensor(&names.layer(layer, name), &Device::Cpu);
     let copy_failed = || ModelError::compute("laying out the weights");
     // Transposed from `[out, in]` to `[in, out]`.
     let transposed = |name: &str| {

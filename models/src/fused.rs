@@ -1,7 +1,6 @@
-//! The steps between BERT's matrix products, each in two forms.
+//! The steps between BERT's matrix products on the processor.
 //!
-//! On the processor a step is one pass over memory, spread over the cores; elsewhere it is
-//! composed of candle's own operations. Both give the same numbers to rounding.
+//! Each is one pass over memory, spread over the cores.
 
 use std::cell::RefCell;
 
@@ -11,7 +10,6 @@ use candle_core::{
 use rayon::prelude::*;
 
 use crate::attention::{self, AttentionScratch, Projected};
-use crate::batch::Arrangement;
 use crate::settings::Activation;
 use crate::simd;
 
@@ -24,15 +22,13 @@ const N_QUERIES_PER_TASK: usize = 128;
 
 /// `activation(x + bias)`. `x`: `[n, width]`, freshly computed and contiguous.
 pub(crate) fn bias_activation(x: Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
-    if x.device().is_cpu() && activation == Activation::Gelu {
-        x.inplace_op2(bias, &BiasGelu)?;
-        return Ok(x);
-    }
-    let x = x.broadcast_add(bias)?;
     match activation {
-        Activation::Gelu => x.gelu_erf(),
-        Activation::GeluTanh => x.gelu(),
-        Activation::Relu => x.relu(),
+        Activation::Gelu => {
+            x.inplace_op2(bias, &BiasGelu)?;
+            Ok(x)
+        }
+        Activation::GeluTanh => x.broadcast_add(bias)?.gelu(),
+        Activation::Relu => x.broadcast_add(bias)?.relu(),
     }
 }
 
@@ -47,59 +43,23 @@ impl ResidualNorm {
     /// `norm(x + bias + residual)`. Both `[n, hidden]`, `x` freshly computed and contiguous.
     pub(crate) fn forward(&self, x: Tensor, residual: &Tensor) -> Result<Tensor> {
         let epsilon = self.epsilon as f32;
-        if x.device().is_cpu() {
-            let residual = residual.contiguous()?;
-            x.inplace_op3(&residual, &self.parameters, &BiasResidualNorm { epsilon })?;
-            return Ok(x);
-        }
-        let x = (x.broadcast_add(&self.parameters.get(0)?)? + residual)?;
-        candle_nn::ops::layer_norm(
-            &x,
-            &self.parameters.get(1)?,
-            &self.parameters.get(2)?,
-            epsilon,
-        )
+        let residual = residual.contiguous()?;
+        x.inplace_op3(&residual, &self.parameters, &BiasResidualNorm { epsilon })?;
+        Ok(x)
     }
 }
 
 /// Full attention within each text of a batch.
 ///
-/// `projected`: `[n, 3 * hidden]`, contiguous; `bias`: `[3 * hidden]`; gives `[n, hidden]`.
+/// `projected`: `[n, 3 * hidden]`, contiguous; `bias`: `[3 * hidden]`; text `i` is rows
+/// `starts[i]..starts[i + 1]`. Gives `[n, hidden]`.
 pub(crate) fn attend(
     projected: &Tensor,
     bias: &Tensor,
     n_heads: usize,
-    arrangement: &Arrangement,
+    starts: &[usize],
 ) -> Result<Tensor> {
-    match arrangement {
-        Arrangement::Packed { starts } => {
-            projected.apply_op2_no_bwd(bias, &PackedAttention { starts, n_heads })
-        }
-        Arrangement::Padded {
-            n_rows,
-            longest,
-            mask,
-            ..
-        } => {
-            let hidden = bias.elem_count() / 3;
-            let head_dim = hidden / n_heads;
-            let split = projected
-                .broadcast_add(bias)?
-                .reshape((*n_rows, *longest, 3, n_heads, head_dim))?
-                .permute((2, 0, 3, 1, 4))? // [3, rows, heads, tokens, head_dim]
-                .contiguous()?;
-            let query = (split.get(0)? * (1.0 / (head_dim as f64).sqrt()))?;
-            let (key, value) = (split.get(1)?, split.get(2)?);
-            let mut scores = query.matmul(&key.t()?)?; // [rows, heads, tokens, tokens]
-            if let Some(mask) = mask {
-                scores = scores.broadcast_add(mask)?;
-            }
-            candle_nn::ops::softmax_last_dim(&scores)?
-                .matmul(&value)? // [rows, heads, tokens, head_dim]
-                .transpose(1, 2)?
-                .reshape((n_rows * longest, hidden))
-        }
-    }
+    projected.apply_op2_no_bwd(bias, &PackedAttention { starts, n_heads })
 }
 
 /// The values of a contiguous tensor on the processor.

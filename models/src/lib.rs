@@ -17,9 +17,12 @@
 //!
 //! # Inside
 //!
-//! `files`, `settings` and `weights` read a model's folder, `batch` lays out token ids,
-//! `bert` is the network, and `fused`, on top of `simd` and `attention`, holds the steps
-//! between its matrix products. No type of candle or tokenizers leaves the crate.
+//! `files`, `settings` and `weights` read a model's folder, `batch` lays out token ids, and
+//! `bert` is the network in two forms: on the processor our own, over texts packed end to
+//! end, whose steps between matrix products are in `fused`, on top of `simd` and
+//! `attention`; on any other device candle-transformers' `BertModel`, over texts padded to
+//! the longest. Both give the same vectors to rounding. No type of candle or tokenizers
+//! leaves the crate.
 //!
 //! # Features
 //!

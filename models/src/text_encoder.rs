@@ -3,8 +3,6 @@
 use std::fmt;
 use std::path::Path;
 
-use candle_core::DType;
-
 use crate::batch::TokenBatch;
 use crate::bert::BertNetwork;
 use crate::card::{self, ModelCard};
@@ -178,8 +176,8 @@ impl TextEncoder {
         // Texts of like length share a pass; longest first, so that running out of memory
         // happens at once or never.
         rows.sort_by_key(|(_, ids)| std::cmp::Reverse(ids.len()));
-        let is_cpu = self.network.device().is_cpu();
-        for pass in passes(&rows, self.max_pass_tokens, is_cpu) {
+        let packed = !self.network.pads();
+        for pass in passes(&rows, self.max_pass_tokens, packed) {
             let ids: Vec<&[u32]> = pass.iter().map(|(_, ids)| ids.as_slice()).collect();
             for ((place, _), vector) in pass.iter().zip(self.encode_pass(&ids)?) {
                 results[*place] = vector.ok_or(ModelError::NotFinite { row: *place });
@@ -190,18 +188,12 @@ impl TextEncoder {
 
     /// One pass of the network; `None` for a vector that is not finite.
     fn encode_pass(&self, rows: &[&[u32]]) -> Result<Vec<Option<Vec<f32>>>, ModelError> {
-        let device = self.network.device();
-        let batch = if device.is_cpu() {
-            TokenBatch::packed(rows)
-        } else {
-            TokenBatch::padded(rows, device).map_err(ModelError::compute("laying out a batch"))?
-        };
+        let batch = TokenBatch::new(rows);
         let hidden = self
             .network
             .forward(&batch)
-            .and_then(|hidden| hidden.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>())
+            .and_then(|hidden| hidden.flatten_all()?.to_vec1::<f32>())
             .map_err(ModelError::compute("encoding a batch"))?; // [n * dim]
-        let tokens = batch.arrangement.ranges().into_iter();
         let vector = |tokens: std::ops::Range<usize>| {
             let hidden = &hidden[tokens.start * self.dim..tokens.end * self.dim];
             let vector = pool(hidden, self.dim, self.pooling, self.normalize);
@@ -210,7 +202,7 @@ impl TextEncoder {
                 .all(|value| value.is_finite())
                 .then_some(vector)
         };
-        Ok(tokens.map(vector).collect())
+        Ok(batch.texts().map(vector).collect())
     }
 }
 

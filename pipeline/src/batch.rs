@@ -285,4 +285,28 @@ mod tests {
         let policy = BatchPolicy::of_items(100, 60_000);
         assert_eq!(batches(policy, &[1, 2]), [[1, 2]]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_no_item_is_lost_and_no_limit_exceeded(
+            lengths in proptest::collection::vec(0_usize..60, 0..80),
+            max_items in 1_usize..9,
+            max_tokens in proptest::option::of(1_usize..200),
+        ) {
+            let policy = BatchPolicy { max_items, max_tokens, ..BatchPolicy::default() };
+            let formed = batches(policy, &lengths);
+            for batch in &formed {
+                let longest = batch.iter().max().copied().unwrap_or_default();
+                let is_alone = batch.len() == 1;
+                proptest::prop_assert!(batch.len() <= max_items);
+                proptest::prop_assert!(
+                    is_alone || max_tokens.is_none_or(|max| longest * batch.len() <= max)
+                );
+            }
+            let (mut all, mut sent) = (formed.concat(), lengths);
+            all.sort_unstable();
+            sent.sort_unstable();
+            proptest::prop_assert_eq!(all, sent);
+        }
+    }
 }

@@ -341,7 +341,7 @@ fn sort(draft: &PipelineDraft, links: &Links, diagnostics: &mut Vec<Diagnostic>)
             .iter()
             .position(|node| links[*node].iter().all(|i| order.contains(i)));
         if let Some(place) = ready {
-            order.push(left.remove(place))
+            order.push(left.remove(place));
         } else {
             report_cycle(draft, links, &left, diagnostics);
             return order;

@@ -6,6 +6,7 @@ use candle_core::{Device as CandleDevice, Tensor};
 use tempfile::TempDir;
 
 use super::*;
+use crate::bert::{PackedBert, PaddedBert};
 use crate::resolve::{ModelPlaces, resolve};
 use crate::testing::{self, TinyBert, largest_difference};
 
@@ -74,33 +75,52 @@ fn a_row_in_a_batch_equals_that_row_alone_in_every_arrangement() {
     }
 }
 
+/// The network that other devices run, here on the processor.
+fn load_padded(folder: &TempDir) -> PaddedBert {
+    let settings = EncoderSettings::read(folder.path()).unwrap();
+    let weights = Weights::open(folder.path()).unwrap();
+    let cpu = CandleDevice::Cpu;
+    PaddedBert::load(&weights, &settings.bert, settings.activation, &cpu).unwrap()
+}
+
 #[test]
-fn the_operations_for_accelerators_give_the_same_vectors() {
-    let encoder = load(&TinyBert::seeded(3));
+fn the_network_for_accelerators_gives_the_same_hidden_states() {
+    let folder = write(&TinyBert::seeded(3));
+    let path = folder.path().join("config.json");
+    let config = fs::read_to_string(&path).unwrap();
+    for activation in ["gelu", "gelu_new", "relu"] {
+        let config = config.replace("\"gelu\"", &format!("\"{activation}\""));
+        // A bound that counts, so that it must reach both.
+        let config = config.replace("1e-12", "0.5");
+        assert!(config.contains(activation) && config.contains("0.5"));
+        fs::write(&path, config).unwrap();
+        let encoder = TextEncoder::load(folder.path(), &LoadOptions::default()).unwrap();
+        let rows = texts();
+        let rows = rows.iter().map(|text| encoder.tokenizer().encode(text));
+        let rows: Vec<Vec<u32>> = rows.map(Result::unwrap).collect();
+        let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
+        let batch = TokenBatch::new(&rows);
+        let packed = encoder.network.forward(&batch).unwrap();
+        let padded = load_padded(&folder).forward(&batch).unwrap();
+        assert_eq!(packed.dims(), padded.dims());
+        assert!(largest_difference(&flat(&packed), &flat(&padded)) < 1e-5);
+    }
+}
+
+#[test]
+fn an_encoder_that_pads_gives_the_same_vectors() {
+    let model = TinyBert::seeded(3);
+    let mut encoder = load(&model);
     let texts = texts();
-    let rows: Vec<Vec<u32>> = texts
-        .iter()
-        .map(|text| encoder.tokenizer().encode(text).unwrap())
-        .collect();
-    let rows: Vec<&[u32]> = rows.iter().map(Vec::as_slice).collect();
-    let packed = TokenBatch::packed(&rows);
-    let padded = TokenBatch::padded(&rows, &CandleDevice::Cpu).unwrap();
-    let hidden = |batch: &TokenBatch| {
-        let hidden = encoder
-            .network
-            .forward(batch)
-            .unwrap()
-            .to_vec2::<f32>()
-            .unwrap();
-        let rows = batch
-            .arrangement
-            .ranges()
-            .into_iter()
-            .map(|range| hidden[range].concat());
-        rows.collect::<Vec<_>>()
-    };
-    for (packed, padded) in hidden(&packed).iter().zip(&hidden(&padded)) {
-        assert!(largest_difference(packed, padded) < 1e-5);
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let packed = encoder.encode(&texts).unwrap();
+    encoder.network = BertNetwork::Padded(load_padded(&write(&model)));
+    for max_pass_tokens in [1, 40, 200, 100_000] {
+        encoder.max_pass_tokens = max_pass_tokens;
+        let padded = encoder.encode(&texts).unwrap();
+        for (packed, padded) in packed.iter().zip(&padded) {
+            assert!(largest_difference(packed, padded) <= 1e-6);
+        }
     }
 }
 
@@ -194,6 +214,11 @@ fn older_tensor_names_load_too() {
         .collect();
     let vectors = |model| load(model).encode(&["a b c"]).unwrap();
     assert_eq!(vectors(&model), vectors(&renamed));
+    let padded = |model| {
+        let batch = TokenBatch::new(&[&[1, 4, 5, 2]]);
+        flat(&load_padded(&write(model)).forward(&batch).unwrap())
+    };
+    assert_eq!(padded(&model), padded(&renamed));
 }
 
 #[test]
@@ -358,7 +383,9 @@ fn agrees_with_transformers_on_a_random_bert() {
     let settings = EncoderSettings::read(&folder.join("model")).unwrap();
     let weights = Weights::open(&folder.join("model")).unwrap();
     let cpu = CandleDevice::Cpu;
-    let network = BertNetwork::load(&weights, &settings.bert, settings.activation, &cpu).unwrap();
+    let (bert, activation) = (&settings.bert, settings.activation);
+    let packed = PackedBert::load(&weights, bert, activation).unwrap();
+    let padded = PaddedBert::load(&weights, bert, activation, &cpu).unwrap();
     let lengths: Vec<usize> = fixture["in.attention_mask"]
         .to_vec2::<i64>()
         .unwrap()
@@ -369,35 +396,31 @@ fn agrees_with_transformers_on_a_random_bert() {
     let types = ragged(&fixture["in.token_type_ids"], &lengths);
     let rows: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
 
-    let mut packed = TokenBatch::packed(&rows);
-    packed.types = types.concat();
-    let mut padded = TokenBatch::padded(&rows, &cpu).unwrap();
-    for (range, types) in padded.arrangement.ranges().into_iter().zip(&types) {
-        padded.types[range].copy_from_slice(types);
-    }
-    for (name, batch) in [("packed", &packed), ("padded", &padded)] {
-        let compare = |ours: &Tensor, key: &str| {
-            let ours = ours.to_vec2::<f32>().unwrap();
-            let mut largest = 0.0_f32;
-            for (row, range) in batch.arrangement.ranges().into_iter().enumerate() {
-                let expected = fixture[key]
-                    .get(row)
-                    .unwrap()
-                    .narrow(0, 0, range.len())
-                    .unwrap();
-                largest = largest.max(largest_difference(&ours[range].concat(), &flat(&expected)));
-            }
-            println!("bert, {name}, {key}: largest difference {largest:e}");
-            assert!(largest < 1e-5);
-        };
-        compare(&network.embed(batch).unwrap(), "mid.embeddings");
-        let hidden = network.forward(batch).unwrap();
-        compare(&hidden, "out.last_hidden_state");
+    let mut batch = TokenBatch::new(&rows);
+    batch.types = types.concat();
+    let compare = |name: &str, ours: &Tensor, key: &str| {
+        let ours = ours.to_vec2::<f32>().unwrap();
+        let mut largest = 0.0_f32;
+        for (row, range) in batch.texts().enumerate() {
+            let expected = fixture[key]
+                .get(row)
+                .unwrap()
+                .narrow(0, 0, range.len())
+                .unwrap();
+            largest = largest.max(largest_difference(&ours[range].concat(), &flat(&expected)));
+        }
+        println!("bert, {name}, {key}: largest difference {largest:e}");
+        assert!(largest < 1e-5);
+    };
+    compare("packed", &packed.embed(&batch).unwrap(), "mid.embeddings");
+    for (name, hidden) in [
+        ("packed", packed.forward(&batch).unwrap()),
+        ("padded", padded.forward(&batch).unwrap()),
+    ] {
+        compare(name, &hidden, "out.last_hidden_state");
         let hidden = hidden.to_vec2::<f32>().unwrap();
         let pooled: Vec<f32> = batch
-            .arrangement
-            .ranges()
-            .into_iter()
+            .texts()
             .flat_map(|range| pool(&hidden[range].concat(), 64, Pooling::Mean, true))
             .collect();
         assert!(largest_difference(&pooled, &flat(&fixture["out.mean_pooled_l2"])) < 1e-5);

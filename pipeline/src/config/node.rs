@@ -351,7 +351,7 @@ fn explain(error: &toml::de::Error) -> Diagnostic {
     diagnostic
 }
 
-/// serde's `integer `7`` and `string "big"` as the value alone.
+/// The value alone, of what serde found: `big` of `string "big"`.
 fn quote(found: &str) -> String {
     let value = found.split_once(' ').map_or(found, |(_, value)| value);
     format!("`{}`", value.trim_matches(['`', '"']))

@@ -10,9 +10,11 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use futures::{Stream, StreamExt as _};
 use tokio::task::JoinSet;
+use tokio_stream::wrappers::IntervalStream;
 
 use crate::dead_letters::DeadLetters;
 use crate::document::{Event, Tracker};
@@ -84,6 +86,14 @@ impl RunControl {
     /// Stops now: what is not durable is done again by the next run.
     pub fn cancel(&self) {
         self.stop.cancel();
+    }
+
+    /// How far the run is, now and then every so often: for a progress line or
+    /// a dashboard. The stream begins with the run and never ends by itself.
+    pub fn snapshots(&self, every: Duration) -> impl Stream<Item = Snapshot> + use<> {
+        let control = self.clone();
+        IntervalStream::new(tokio::time::interval(every))
+            .filter_map(move |_| std::future::ready(control.snapshot()))
     }
 
     /// How far the run is; `None` before it has begun.
@@ -393,7 +403,7 @@ async fn run_source(
         ended = source.run(outlet) => ended,
         () = shared.stop.cancelled() => Err(StageError::Cancelled),
     };
-    let blocked = std::time::Duration::from_secs_f64(metrics.seconds(Spent::Blocked));
+    let blocked = Duration::from_secs_f64(metrics.seconds(Spent::Blocked));
     metrics.spend(Spent::Busy, started.elapsed().saturating_sub(blocked));
     if let Err(error) = ended {
         shared.fail(&node, error);
