@@ -1,189 +1,81 @@
-//! What does an edge cost an item, and what does overlapping gain?
+//! What do an edge, an ack and the ledger cost, and what does overlapping gain?
 //!
-//! `make bench` prints both. The first is the time that five more stages which
-//! only pass items on add to a run, per item and edge, at batch 1 and at batch
-//! 64. The second runs two stages of known work side by side and one after the
-//! other.
+//! `make bench` prints all of it. The cost of an edge is the time that five more
+//! stages which only pass items on add to a run, per item and edge. The cost of
+//! the ledger is the difference between two runs, with and without one. For
+//! overlap, stages of known work run side by side: a run cannot be faster than
+//! its busiest stage.
 
-#![allow(clippy::print_stdout, missing_docs)]
+#![allow(clippy::print_stdout, missing_docs, dead_code)]
 
-use std::hint::black_box;
-use std::path::Path;
-use std::time::{Duration, Instant};
+mod kinds;
 
-use futures::future::BoxFuture;
-use pagemill::pipeline::{
-    BatchPolicy, Delivery, Field, FieldError, Fields, Item, Outlet, Registry, Resources, Sink,
-    SinkConfig, SinkInput, Source, SourceConfig, SourceOutlet, Stage, StageConfig, StageError,
-};
-use pagemill::{ConfigFile, RunControl};
-use serde::Deserialize;
+use std::fmt::Write as _;
 
-/// Items of one document, so that the document's own cost does not count.
-#[derive(Deserialize)]
-struct ItemsConfig {}
+use kinds::Folder;
 
-impl SourceConfig for ItemsConfig {
-    const KIND: &'static str = "items";
-    const ABOUT: &'static str = "sends one document";
-    const EXAMPLE: &'static str = "";
-    fn fields(&self) -> Fields {
-        Fields::provides([Field::TEXT])
-    }
-    fn build(&self, _: &Resources) -> Result<Box<dyn Source>, FieldError> {
-        Ok(Box::new(Items))
-    }
-}
+/// Items of a run that measures an edge.
+const N: u32 = 100_000;
+/// Stages that are added.
+const MORE: usize = 5;
+/// Documents and pages of a run that measures acks and the ledger.
+const DOCUMENTS: u32 = 20_000;
+/// Work of a stage on an item, and items, of the run that measures overlap.
+const WORK_US: u64 = 500;
+const PAGES: u32 = 2000;
 
-struct Items;
-
-impl Source for Items {
-    fn run(self: Box<Self>, outlet: SourceOutlet) -> BoxFuture<'static, Result<(), StageError>> {
-        Box::pin(async move { outlet.send(Item::of_text("a.txt", "text")).await })
-    }
-}
-
-/// One item to `n`.
-#[derive(Deserialize)]
-struct SpreadConfig {
-    n: u32,
-}
-
-impl StageConfig for SpreadConfig {
-    const KIND: &'static str = "spread";
-    const ABOUT: &'static str = "makes many of one";
-    const EXAMPLE: &'static str = "n = 1";
-    fn fields(&self) -> Fields {
-        Fields::reads([Field::TEXT]).one_to_many()
-    }
-    fn build(&self, _: &Resources) -> Result<Box<dyn Stage>, FieldError> {
-        Ok(Box::new(Spread(self.n)))
-    }
-}
-
-struct Spread(u32);
-
-impl Stage for Spread {
-    fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
-        for item in batch {
-            for page in 1..=self.0 {
-                outlet.send(item.clone().with_page(page))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Passes items on after so much computing.
-#[derive(Deserialize)]
-struct WorkConfig {
-    work_us: u64,
-    batch_of: usize,
-}
-
-impl StageConfig for WorkConfig {
-    const KIND: &'static str = "work";
-    const ABOUT: &'static str = "computes for a while";
-    const EXAMPLE: &'static str = "work_us = 0\nbatch_of = 1";
-    fn fields(&self) -> Fields {
-        Fields::reads([Field::TEXT])
-    }
-    fn batch(&self) -> BatchPolicy {
-        BatchPolicy::of_items(self.batch_of, 0)
-    }
-    fn build(&self, _: &Resources) -> Result<Box<dyn Stage>, FieldError> {
-        Ok(Box::new(Work(Duration::from_micros(self.work_us))))
-    }
-}
-
-struct Work(Duration);
-
-impl Stage for Work {
-    fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
-        for item in batch {
-            compute(self.0);
-            outlet.send(item)?;
-        }
-        Ok(())
-    }
-}
-
-fn compute(time: Duration) {
-    let since = Instant::now();
-    let mut sum = 0_u64;
-    while !time.is_zero() && since.elapsed() < time {
-        sum = (0..100).fold(sum, |sum, n| {
-            black_box(sum.wrapping_mul(31).wrapping_add(n))
-        });
-    }
-    black_box(sum);
-}
-
-/// Forgets what it stores.
-#[derive(Deserialize)]
-struct NowhereConfig {}
-
-impl SinkConfig for NowhereConfig {
-    const KIND: &'static str = "nowhere";
-    const ABOUT: &'static str = "forgets";
-    const EXAMPLE: &'static str = "";
-    fn build(&self, _: &Resources) -> Result<Box<dyn Sink>, FieldError> {
-        Ok(Box::new(Nowhere))
-    }
-}
-
-struct Nowhere;
-
-impl Sink for Nowhere {
-    fn open<'a>(&'a mut self, _: &'a SinkInput) -> BoxFuture<'a, Result<(), StageError>> {
-        Box::pin(async { Ok(()) })
-    }
-    fn store(&mut self, batch: Vec<Delivery>) -> BoxFuture<'_, Result<(), StageError>> {
-        for delivery in batch {
-            delivery.ack.durable();
-        }
-        Box::pin(async { Ok(()) })
-    }
-    fn finish(&mut self) -> BoxFuture<'_, Result<(), StageError>> {
-        Box::pin(async { Ok(()) })
-    }
-}
-
-/// Runs `n_items` through `n_stages` stages of `work_us` each.
-fn run(n_items: u32, n_stages: usize, work_us: u64, batch_of: usize) -> Duration {
-    let folder = std::env::temp_dir().join(format!("pagemill-bench-{}", std::process::id()));
-    let mut toml = format!(
-        "[p]\ndead_letters = '{}'\n[p.source.items]\nkind = 'items'\n[p.stage.s0]\n\
-         kind = 'spread'\ninput = 'items'\nn = {n_items}\n",
-        folder.display()
+/// One document to `n_items`, through `n_stages` stages of `work_us` each; seconds.
+fn chain(n_items: u32, works_us: &[u64], batch_of: usize) -> f64 {
+    let folder = Folder::new();
+    let mut toml = folder.head(false);
+    let _ = write!(
+        toml,
+        "[p.source.items]\nkind = 'items'\n[p.stage.s0]\nkind = 'spread'\ninput = 'items'\n\
+         n = {n_items}\n"
     );
-    for stage in 1..=n_stages {
-        toml += &format!(
-            "[p.stage.s{stage}]\nkind = 'work'\ninput = 's{}'\nwork_us = {work_us}\n\
+    for (before, work_us) in works_us.iter().enumerate() {
+        let _ = write!(
+            toml,
+            "[p.stage.s{}]\nkind = 'work'\ninput = 's{before}'\nwork_us = {work_us}\n\
              batch_of = {batch_of}\nedge = {{ max_items = 1024 }}\n",
-            stage - 1
+            before + 1
         );
     }
-    toml += &format!("[p.sink.end]\nkind = 'nowhere'\ninput = 's{n_stages}'\n");
-    let registry = Registry::new()
-        .source::<ItemsConfig>()
-        .stage::<SpreadConfig>()
-        .stage::<WorkConfig>()
-        .sink::<NowhereConfig>();
-    let file = ConfigFile::parse(Path::new("bench"), &toml, &[], &registry, &|_| None)
-        .expect("a sound configuration");
-    let pipeline = file
-        .build(&file.pipelines()[0], &Resources::default())
-        .expect("nothing to refuse");
-    let runtime = tokio::runtime::Runtime::new().expect("threads can be started");
-    let since = Instant::now();
-    let report = runtime
-        .block_on(pipeline.run(&RunControl::default()))
-        .expect("nothing fails");
-    let elapsed = since.elapsed();
+    let _ = write!(toml, "[p.sink.end]\nkind = 'nowhere'\ninput = 's{}'\n", works_us.len());
+    let (elapsed, report) = kinds::run(&toml, &kinds::registry());
     assert_eq!(report.totals.items_stored, u64::from(n_items));
-    let _ = std::fs::remove_dir_all(folder);
-    elapsed
+    elapsed.as_secs_f64()
+}
+
+/// `n_documents` of `n_pages` each, with or without a ledger; seconds.
+fn documents(n_documents: u32, n_pages: u32, ledger: bool) -> f64 {
+    let folder = Folder::new();
+    let toml = format!(
+        "{}[p.source.items]\nkind = 'items'\nn_documents = {n_documents}\n\
+         [p.stage.pages]\nkind = 'spread'\ninput = 'items'\nn = {n_pages}\n\
+         edge = {{ max_items = 1024 }}\n\
+         [p.sink.end]\nkind = 'nowhere'\ninput = 'pages'\nedge = {{ max_items = 1024 }}\n",
+        folder.head(ledger)
+    );
+    let (elapsed, report) = kinds::run(&toml, &kinds::registry());
+    assert_eq!(report.totals.items_stored, u64::from(n_documents * n_pages));
+    elapsed.as_secs_f64()
+}
+
+/// Two branches of each item, joined again; seconds.
+fn diamond(n_items: u32) -> f64 {
+    let folder = Folder::new();
+    let toml = format!(
+        "{}[p.source.items]\nkind = 'items'\n\
+         [p.stage.s]\nkind = 'spread'\ninput = 'items'\nn = {n_items}\n\
+         [p.stage.a]\nkind = 'work'\ninput = 's'\nwork_us = 0\nbatch_of = 64\n\
+         [p.stage.b]\nkind = 'work'\ninput = 's'\nwork_us = 0\nbatch_of = 64\n\
+         [p.sink.end]\nkind = 'nowhere'\njoin = ['a', 'b']\n",
+        folder.head(false)
+    );
+    let (elapsed, report) = kinds::run(&toml, &kinds::registry());
+    assert_eq!(report.totals.items_stored, u64::from(n_items));
+    elapsed.as_secs_f64()
 }
 
 /// The middle of five.
@@ -193,29 +85,43 @@ fn median(mut time: impl FnMut() -> f64) -> f64 {
     times[2]
 }
 
-/// Items of a run that measures an edge.
-const N: u32 = 100_000;
-/// Stages that are added.
-const MORE: usize = 5;
-/// Work of a stage on an item, and items, of the run that measures overlap.
-const WORK_US: u64 = 500;
-const PAGES: u32 = 1000;
-
 fn main() {
     println!("an edge and a stage that only passes items on, {N} items, median of 5:");
     for batch_of in [1, 64] {
         let per_item = median(|| {
-            let (few, many) = (run(N, 1, 0, batch_of), run(N, 1 + MORE, 0, batch_of));
-            (many.as_secs_f64() - few.as_secs_f64()) * 1e6 / f64::from(N) / MORE as f64
+            let (few, many) = (chain(N, &[0], batch_of), chain(N, &[0; 1 + MORE], batch_of));
+            (many - few) * 1e6 / f64::from(N) / MORE as f64
         });
-        println!("  batch {batch_of:>3}: {per_item:.2} us an item and edge");
+        println!(
+            "  batch {batch_of:>3}: {per_item:.2} us an item and edge, {:.1} million items a second",
+            1.0 / per_item
+        );
     }
-    let ratio = median(|| {
-        let one_after_another = f64::from(PAGES) * 2.0 * WORK_US as f64 / 1e6;
-        one_after_another / run(PAGES, 2, WORK_US, 1).as_secs_f64()
-    });
+    let joined = median(|| diamond(N)) * 1e6 / f64::from(N);
+    println!("a diamond of two such stages and a join: {joined:.2} us an item, all of it");
+
+    let pages = f64::from(N);
+    let alone = median(|| documents(1, N, false)) * 1e6 / pages;
+    let many = median(|| documents(DOCUMENTS, 5, false)) * 1e6 / pages;
+    let ledger = median(|| documents(DOCUMENTS, 5, true)) * 1e6 / pages;
     println!(
-        "two stages of {WORK_US} us an item on two cores: overlapped {ratio:.2} times as fast as \
-         their work one after another (2.00 is the most)"
+        "acks and ledger, {N} pages: {alone:.2} us a page in one document; {many:.2} us in \
+         {DOCUMENTS} documents of 5; {ledger:.2} us with a ledger ({:.1} us a document)",
+        (ledger - many) * 5.0
+    );
+
+    let works = [WORK_US, WORK_US / 5];
+    let busiest = f64::from(PAGES) * WORK_US as f64 / 1e6;
+    let ratio = median(|| chain(PAGES, &works, 1) / busiest);
+    println!(
+        "overlap, two stages of {WORK_US} and {} us an item: the run takes {ratio:.3} of the \
+         busiest stage's time (1.00 is the least)",
+        WORK_US / 5
+    );
+    let both = f64::from(PAGES) * 2.0 * WORK_US as f64 / 1e6;
+    let ratio = median(|| both / chain(PAGES, &[WORK_US, WORK_US], 1));
+    println!(
+        "two stages of {WORK_US} us each on two cores: {ratio:.2} times as fast as one after the \
+         other (2.00 is the most)"
     );
 }

@@ -44,7 +44,7 @@ fn copy_documents(folder: &Path) -> PathBuf {
 fn render(folder: &Path, workers: usize) -> f64 {
     let out = tempfile::tempdir().expect("a temporary folder");
     let toml = format!(
-        "[p]\ndead_letters = '{out}/dead'\n[p.source.files]\nkind = 'read_files'\npath = '{}'\n\
+        "[p]\nledger = false\ndead_letters = '{out}/dead'\n[p.source.files]\nkind = 'read_files'\npath = '{}'\n\
          include = ['**/*.pdf']\n[p.stage.pages]\nkind = 'render_pdf'\ninput = 'files'\n\
          workers = {workers}\nwords = false\n[p.stage.small]\nkind = 'resize'\ninput = 'pages'\n\
          long_side_px = 4096\n[p.sink.rows]\nkind = 'jsonl'\ninput = 'small'\npath = '{out}/rows.jsonl'\n",
@@ -125,7 +125,7 @@ fn overlapped() -> (u64, f64) {
     let out = tempfile::tempdir().expect("a temporary folder");
     let model = "model = 'sentence-transformers/all-MiniLM-L6-v2'";
     let toml = format!(
-        "[p]\ndead_letters = '{out}/dead'\n[p.source.files]\nkind = 'read_files'\npath = '{}'\n\
+        "[p]\nledger = false\ndead_letters = '{out}/dead'\n[p.source.files]\nkind = 'read_files'\npath = '{}'\n\
          include = ['*.pdf']\n[p.stage.pages]\nkind = 'render_pdf'\ninput = 'files'\nlong_side_px = 1024\n\
          [p.stage.images]\nkind = 'decode_image'\ninput = 'pages'\n[p.stage.thumbnails]\n\
          kind = 'thumbnail'\ninput = 'images'\nlong_side_px = 256\n[p.stage.chunks]\n\

@@ -3,8 +3,8 @@
 use std::io::Write as _;
 
 use clap::Args;
-use pagemill::pipeline::{FieldSet, Role};
-use pagemill::{ConfigError, Graph};
+use pagemill::pipeline::{BatchPolicy, EdgeLimits, FieldSet, GraphNode, OnError, Role, Unmatched};
+use pagemill::{ConfigError, Graph, Resources};
 
 use crate::{ConfigArgs, DONE};
 
@@ -32,18 +32,24 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<u8> {
         if index > 0 {
             writeln!(stdout)?;
         }
-        write!(stdout, "{}", describe(graph))?;
+        write!(stdout, "{}", describe(graph, &resources))?;
     }
     Ok(DONE)
 }
 
 /// The graph as text: each node with what it takes, reads and passes on.
-pub(crate) fn describe(graph: &Graph) -> String {
+pub(crate) fn describe(graph: &Graph, resources: &Resources) -> String {
     let mut text = graph.name().to_owned();
     if let Some(description) = graph.description() {
         text += &format!(": {description}");
     }
-    text += &format!("\n  fingerprint {}\n", graph.fingerprint());
+    text += &format!("\n  fingerprint {}\n", graph.fingerprint(resources));
+    if graph.is_continuous() {
+        text += "  runs until it is asked to stop\n";
+    }
+    if graph.ledger().is_none() {
+        text += "  keeps no ledger: every run does everything anew\n";
+    }
     for node in graph.nodes() {
         text += &format!(
             "\n  {} {} ({}",
@@ -58,13 +64,8 @@ pub(crate) fn describe(graph: &Graph) -> String {
             text += &format!(", {}", node.cardinality());
         }
         text += ")\n";
-        let inputs: Vec<&str> = node
-            .inputs()
-            .iter()
-            .map(|input| graph.nodes()[*input].name())
-            .collect();
-        if !inputs.is_empty() {
-            text += &format!("    takes from {}\n", inputs.join(", "));
+        if !node.inputs().is_empty() {
+            text += &taken(graph, node);
             text += &format!("    in   {}\n", typed(node.carried(), node.input()));
         }
         if node.role() != Role::Sink {
@@ -73,8 +74,95 @@ pub(crate) fn describe(graph: &Graph) -> String {
                 typed(node.output().names().collect(), node.output())
             );
         }
+        let settings = settings(node);
+        if !settings.is_empty() {
+            text += &format!("    with {}\n", settings.join(", "));
+        }
     }
     text
+}
+
+/// Where items come from, and which of them.
+fn taken(graph: &Graph, node: &GraphNode) -> String {
+    let names = node
+        .inputs()
+        .iter()
+        .map(|input| graph.nodes()[*input].name());
+    if node.is_join() {
+        return format!("    joins {}\n", names.collect::<Vec<_>>().join(" and "));
+    }
+    let routes: Vec<Option<&str>> = (0..node.inputs().len())
+        .map(|number| node.route(number))
+        .collect();
+    let all_alike = routes.iter().all(|route| *route == routes[0]);
+    let of_route = |route: Option<&str>| match route {
+        None => String::new(),
+        Some("else") => " what nobody else takes".to_owned(),
+        Some(when) => format!(" when `{when}`"),
+    };
+    if all_alike {
+        let names = names.collect::<Vec<_>>().join(", ");
+        return format!("    takes from {names}{}\n", of_route(routes[0]));
+    }
+    let lines = names
+        .zip(routes)
+        .map(|(name, route)| format!("    takes from {name}{}\n", of_route(route)));
+    lines.collect()
+}
+
+/// The engine's settings that are not what they would be without the file, as
+/// the file would say them.
+fn settings(node: &GraphNode) -> Vec<String> {
+    let mut settings = Vec::new();
+    if let Some(unmatched @ (Unmatched::Pass | Unmatched::Drop)) = node.unmatched() {
+        let unmatched = match unmatched {
+            Unmatched::Pass => "pass",
+            Unmatched::Drop => "drop",
+            Unmatched::DeadLetter => "dead_letter",
+        };
+        settings.push(format!("unmatched = \"{unmatched}\""));
+    }
+    let (batch, default) = (node.batch(), node.default_batch());
+    let limits: Vec<String> = batch_limits(batch)
+        .into_iter()
+        .zip(batch_limits(default))
+        .filter(|((_, value), (_, default))| value != default)
+        .filter_map(|((name, value), _)| Some(format!("{name} = {}", value?)))
+        .collect();
+    if !limits.is_empty() {
+        settings.push(format!("batch = {{ {} }}", limits.join(", ")));
+    }
+    let (edge, default) = (node.edge(), EdgeLimits::default());
+    let limits = [
+        ("max_items", edge.max_items, default.max_items),
+        ("max_bytes", edge.max_bytes, default.max_bytes),
+    ];
+    let limits: Vec<String> = limits
+        .iter()
+        .filter(|(_, value, default)| value != default)
+        .map(|(name, value, _)| format!("{name} = {value}"))
+        .collect();
+    if !limits.is_empty() {
+        settings.push(format!("edge = {{ {} }}", limits.join(", ")));
+    }
+    match node.on_error() {
+        OnError::DeadLetter => {}
+        OnError::Stop => settings.push("on_error = \"stop\"".to_owned()),
+        OnError::Retry(retry) => settings.push(format!(
+            "retry = {{ attempts = {}, base_ms = {} }}",
+            retry.attempts, retry.base_ms
+        )),
+    }
+    settings
+}
+
+fn batch_limits(batch: BatchPolicy) -> [(&'static str, Option<u64>); 4] {
+    [
+        ("max_items", Some(batch.max_items as u64)),
+        ("max_pixels", batch.max_pixels),
+        ("max_tokens", batch.max_tokens.map(|tokens| tokens as u64)),
+        ("max_wait_ms", Some(batch.max_wait_ms)),
+    ]
 }
 
 /// `text: text, vector: vector`

@@ -9,24 +9,48 @@ use pagemill::pipeline::{GraphNode, Role};
 pub(crate) fn mermaid(graph: &Graph) -> String {
     let mut text = String::from("flowchart LR\n");
     for (index, node) in graph.nodes().iter().enumerate() {
-        let label = format!("\"{}<br/><small>{}</small>\"", node.name(), subtitle(node));
+        let subtitle = for_mermaid(&subtitle(node));
+        let label = format!("\"{}<br/><small>{subtitle}</small>\"", node.name());
         let shaped = match node.role() {
             Role::Source => format!("([{label}])"),
+            Role::Stage if node.is_join() => format!("{{{{{label}}}}}"),
             Role::Stage => format!("[{label}]"),
             Role::Sink => format!("[({label})]"),
         };
         let _ = writeln!(text, "    n{index}{shaped}");
     }
     for (index, node) in graph.nodes().iter().enumerate() {
-        for input in node.inputs() {
+        for (number, input) in node.inputs().iter().enumerate() {
+            let route = node.route(number).map(|route| {
+                let route = for_mermaid(&said(route));
+                format!("<b>{route}</b><br/>")
+            });
             let _ = writeln!(
                 text,
-                "    n{input} -->|\"{}\"| n{index}",
-                node.carried().join(", ")
+                "    n{input} -->|\"{}{}\"| n{index}",
+                route.unwrap_or_default(),
+                for_mermaid(&node.carried().join(", "))
             );
         }
     }
     text
+}
+
+/// Within quotes Mermaid takes entities, without ampersands.
+fn for_mermaid(text: &str) -> String {
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            '"' => escaped += "#quot;",
+            '&' => escaped += "#amp;",
+            '<' => escaped += "#lt;",
+            '>' => escaped += "#gt;",
+            '#' | '`' | '|' | '\\' | ';' => escaped += &format!("#{};", u32::from(c)),
+            c if c.is_control() => escaped.push(' '),
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 /// A graph for Graphviz.
@@ -37,35 +61,60 @@ pub(crate) fn dot(graph: &Graph) -> String {
     for (index, node) in graph.nodes().iter().enumerate() {
         let shape = match node.role() {
             Role::Source => "oval",
+            Role::Stage if node.is_join() => "hexagon",
             Role::Stage => "box",
             Role::Sink => "cylinder",
         };
-        let (name, subtitle) = (node.name(), subtitle(node));
+        let (name, subtitle) = (node.name(), for_dot(&subtitle(node)));
         let _ = writeln!(
             text,
             "  n{index} [shape={shape}, label=\"{name}\\n{subtitle}\"];"
         );
     }
     for (index, node) in graph.nodes().iter().enumerate() {
-        for input in node.inputs() {
-            let label = node.carried().join("\\n");
+        for (number, input) in node.inputs().iter().enumerate() {
+            let route = node.route(number).map(|route| for_dot(&said(route)));
+            let fields = node.carried().into_iter().map(for_dot);
+            let lines: Vec<String> = route.into_iter().chain(fields).collect();
+            let label = lines.join("\\n");
             let _ = writeln!(text, "  n{input} -> n{index} [label=\"{label}\"];");
         }
     }
     text + "}\n"
 }
 
-fn subtitle(node: &GraphNode) -> String {
-    if node.workers() > 1 {
-        format!("{}, {} workers", node.kind(), node.workers())
+fn for_dot(text: &str) -> String {
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"");
+    escaped.replace(char::is_control, " ")
+}
+
+/// The route of an edge in words.
+fn said(route: &str) -> String {
+    if route == "else" {
+        route.to_owned()
     } else {
-        node.kind().to_owned()
+        format!("when {route}")
     }
+}
+
+fn subtitle(node: &GraphNode) -> String {
+    let mut text = node.kind().to_owned();
+    if node.is_join() {
+        text += ", join";
+    }
+    if node.workers() > 1 {
+        text += &format!(", {} workers", node.workers());
+    }
+    text
 }
 
 const BOX_WIDTH: usize = 150;
 const BOX_HEIGHT: usize = 52;
 const COLUMN_GAP: usize = 96;
+/// Of a picture with routes: they are longer than names of fields.
+const WIDE_COLUMN_GAP: usize = 200;
+/// Letters of a route that fit into the wide gap; the rest shows when it is pointed at.
+const ROUTE_LETTERS: usize = 36;
 const ROW_GAP: usize = 40;
 const MARGIN: usize = 24;
 const LINE_HEIGHT: usize = 13;
@@ -80,18 +129,25 @@ pub(crate) fn svg(graph: &Graph) -> String {
         .max()
         .unwrap_or(1);
     let n_rows = places.iter().map(|(_, row)| row + 1).max().unwrap_or(1);
+    let has_route =
+        |node: &GraphNode| (0..node.inputs().len()).any(|number| node.route(number).is_some());
+    let column_gap = if graph.nodes().iter().any(has_route) {
+        WIDE_COLUMN_GAP
+    } else {
+        COLUMN_GAP
+    };
     // Labels stand below the edge that they are about.
     let n_labels = graph
         .nodes()
         .iter()
-        .map(|node| node.carried().len())
+        .map(|node| node.carried().len() + usize::from(has_route(node)))
         .max()
         .unwrap_or(0);
-    let width = 2 * MARGIN + n_columns * BOX_WIDTH + (n_columns - 1) * COLUMN_GAP;
+    let width = 2 * MARGIN + n_columns * BOX_WIDTH + (n_columns - 1) * column_gap;
     let row_height = BOX_HEIGHT.max(BOX_HEIGHT / 2 + (n_labels + 1) * LINE_HEIGHT) + ROW_GAP / 2;
     let height = 2 * MARGIN + n_rows * row_height + 2 * LINE_HEIGHT;
     let centre = |(column, row): (usize, usize)| {
-        let x = MARGIN + column * (BOX_WIDTH + COLUMN_GAP);
+        let x = MARGIN + column * (BOX_WIDTH + column_gap);
         (
             x,
             MARGIN + 2 * LINE_HEIGHT + row * row_height + BOX_HEIGHT / 2,
@@ -117,16 +173,20 @@ pub(crate) fn svg(graph: &Graph) -> String {
     );
     for (index, node) in graph.nodes().iter().enumerate() {
         let (x, y) = centre(places[index]);
-        for input in node.inputs() {
+        for (number, input) in node.inputs().iter().enumerate() {
             let (from_x, from_y) = centre(places[*input]);
-            let (from_x, middle) = (from_x + BOX_WIDTH, x.saturating_sub(COLUMN_GAP / 2));
+            let (from_x, middle) = (from_x + BOX_WIDTH, x.saturating_sub(column_gap / 2));
             let _ = writeln!(
                 text,
                 "<path d=\"M{from_x} {from_y}C{middle} {from_y} {middle} {y} {} {y}\" fill=\"none\" \
                  stroke=\"#5b6770\" stroke-width=\"1.5\" marker-end=\"url(#arrow)\"/>",
                 x - 2
             );
-            let top = y.min(from_y) + y.abs_diff(from_y) / 2 + LINE_HEIGHT + 2;
+            let mut top = y.min(from_y) + y.abs_diff(from_y) / 2 + LINE_HEIGHT + 2;
+            if let Some(route) = node.route(number) {
+                let _ = writeln!(text, "{}", svg_route(route, middle, top));
+                top += LINE_HEIGHT;
+            }
             for (line, field) in node.carried().iter().enumerate() {
                 let _ = writeln!(
                     text,
@@ -165,6 +225,22 @@ pub(crate) fn svg(graph: &Graph) -> String {
         );
     }
     text + "</svg>\n"
+}
+
+/// The text of a route, cut to what fits.
+fn svg_route(route: &str, middle: usize, top: usize) -> String {
+    let whole = said(route);
+    let mut shown: String = whole.chars().take(ROUTE_LETTERS).collect();
+    if shown.len() < whole.len() {
+        shown.pop();
+        shown.push('…');
+    }
+    format!(
+        "<text x=\"{middle}\" y=\"{top}\" font-size=\"10\" text-anchor=\"middle\" \
+         font-style=\"italic\" fill=\"#8a4b1f\"><title>{}</title>{}</text>",
+        escape(&whole),
+        escape(&shown)
+    )
 }
 
 /// Column and row of each node: a column right of its last input, and the next

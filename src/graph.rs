@@ -39,16 +39,18 @@ pub(crate) fn run(args: &GraphArgs) -> anyhow::Result<u8> {
     let file = args.config.read()?;
     let graph = file.pipeline(args.pipeline.as_deref())?;
     let drawn = match args.format {
-        Format::Text => check::describe(graph),
+        Format::Text => check::describe(graph, &pagemill::resources()),
         Format::Mermaid => drawing::mermaid(graph),
         Format::Dot => drawing::dot(graph),
         Format::Svg => drawing::svg(graph),
     };
     match &args.out {
         None => std::io::stdout().lock().write_all(drawn.as_bytes())?,
-        Some(path) => std::fs::write(path, drawn).map_err(|error| Hinted {
-            problem: format!("cannot write the picture: {error}: {}", path.display()),
-            hint: "name a file in a folder that exists and can be written".into(),
+        Some(path) => std::fs::write(path, drawn).map_err(|error| {
+            Hinted::failed(
+                format!("cannot write the picture: {error}: {}", path.display()),
+                "name a file in a folder that exists and can be written",
+            )
         })?,
     }
     Ok(DONE)

@@ -6,7 +6,8 @@
 //!
 //! This crate is the facade: it joins the parts and holds the command line.
 //!
-//! - [`pipeline`] is the engine: items, graph, edges, runner.
+//! - [`pipeline`] is the engine: items, graph, edges, runner. Its page is the
+//!   guide to writing stages, and to wiring pipelines in Rust.
 //! - [`stages`] holds the sources and stages, [`sinks`] the sinks.
 //! - [`models`] holds the networks.
 //! - [`registry`] names every kind that TOML may use; add your own to it.
@@ -42,6 +43,32 @@
 //!     0.into()
 //! }
 //! ```
+//!
+//! Without a file, the same pipeline is wired from values:
+//!
+//! ```no_run
+//! use pagemill::Pipeline;
+//! use pagemill::sinks::lancedb::LanceDbConfig;
+//! use pagemill::stages::{ChunkTextConfig, EmbedTextConfig, ReadFilesConfig, RenderPdfConfig};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let pipeline = Pipeline::builder("documents")
+//!     .source("files", ReadFilesConfig::new("examples/documents"))
+//!     .stage("pages", RenderPdfConfig { long_side_px: 768, ..RenderPdfConfig::default() })
+//!     .stage("chunks", ChunkTextConfig::default())
+//!     .stage("vectors", EmbedTextConfig::new("sentence-transformers/all-MiniLM-L6-v2"))
+//!     .sink("table", LanceDbConfig::new("data/lancedb", "documents"))
+//!     .ledger("data/ledger")
+//!     .dead_letters("data/dead-letters")
+//!     .build(&pagemill::resources())?;
+//! let report = pipeline.run(&pagemill::RunControl::default()).await?;
+//! println!("{}", report.to_text());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The examples answer one question each: `own_stage`, `closures`, `own_fields`,
+//! `own_source_and_sink`, `streams`, `cancel`, `embedded`.
 
 mod searcher;
 
@@ -53,8 +80,11 @@ pub use pagemill_sinks as sinks;
 pub use pagemill_stages as stages;
 
 pub use pagemill_pipeline::{
-    ConfigError, ConfigFile, Graph, Item, Pipeline, Registry, Report, Resources, RunControl,
-    RunError,
+    BatchPolicy, ConfigError, ConfigFile, EdgeLimits, Field, FieldType, Graph, Item, ItemError,
+    ItemStream, NodeBuilder, OnError, Pipeline, PipelineBuilder, Registry, Report, Resources, Retry,
+    RunControl, RunError, SinkFn, SourceFn, StageError, StageFn, Unmatched, batch_map, filter,
+    flat_map, from_iter, from_sink, from_source, from_stage, from_stream, gather, gather_pages, map,
+    output, sink, sink_fn, source, stage,
 };
 pub use pagemill_stages::render_pdf::run_worker_if_asked;
 

@@ -1,8 +1,11 @@
 //! The command line.
 
 mod check;
+mod dead_letters;
 mod drawing;
 mod graph;
+mod ledger;
+mod metrics;
 mod models;
 mod progress;
 mod run;
@@ -13,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use pagemill::pipeline::StageError;
 use pagemill::{ConfigError, ConfigFile};
 
 /// Everything went well.
@@ -39,7 +43,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a pipeline to its end
+    /// Run pipelines to their end
     Run(run::RunArgs),
     /// Check a configuration and print its graph with fields
     Check(check::CheckArgs),
@@ -47,6 +51,10 @@ enum Command {
     Graph(graph::GraphArgs),
     /// Ask a question of the table that a pipeline filled
     Search(search::SearchArgs),
+    /// List, show, retry or drop what was set aside
+    DeadLetters(dead_letters::DeadLettersArgs),
+    /// List, rebuild or correct the record of what is done
+    Ledger(ledger::LedgerArgs),
     /// List the models on this machine
     Models(models::ModelsArgs),
 }
@@ -64,7 +72,6 @@ struct ConfigArgs {
 
 impl ConfigArgs {
     fn read(&self) -> Result<ConfigFile, ConfigError> {
-        let variable = |name: &str| std::env::var(name).ok();
         ConfigFile::read(
             &self.config,
             &self.overrides,
@@ -72,6 +79,16 @@ impl ConfigArgs {
             &variable,
         )
     }
+
+    /// The same with a text that was read from the file before.
+    fn parse(&self, text: &str) -> Result<ConfigFile, ConfigError> {
+        let registry = pagemill::registry();
+        ConfigFile::parse(&self.config, text, &self.overrides, &registry, &variable)
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 fn main() -> ExitCode {
@@ -86,6 +103,8 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Graph(args) => graph::run(&args),
         Command::Search(args) => search::run(&args),
+        Command::DeadLetters(args) => dead_letters::run(&args),
+        Command::Ledger(args) => ledger::run(&args),
         Command::Models(args) => models::run(&args),
     };
     ended.map_or_else(|error| report_error(&error), ExitCode::from)
@@ -106,13 +125,11 @@ fn report_error(error: &anyhow::Error) -> ExitCode {
         return DONE.into(); // Whoever read the output has enough.
     }
     let _ = writeln!(stderr, "error: {error}");
-    let hint = error
-        .downcast_ref::<Hinted>()
-        .map(|hinted| hinted.hint.as_str());
-    if let Some(hint) = hint {
-        let _ = writeln!(stderr, "hint: {hint}");
-    }
-    FAILED.into()
+    let Some(hinted) = error.downcast_ref::<Hinted>() else {
+        return FAILED.into();
+    };
+    let _ = writeln!(stderr, "hint: {}", hinted.hint);
+    hinted.code.into()
 }
 
 /// An error that says how to mend it.
@@ -120,6 +137,33 @@ fn report_error(error: &anyhow::Error) -> ExitCode {
 struct Hinted {
     problem: String,
     hint: String,
+    code: u8,
+}
+
+impl Hinted {
+    /// Something that could not be done.
+    fn failed(problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            problem: problem.into(),
+            hint: hint.into(),
+            code: FAILED,
+        }
+    }
+
+    /// Something that should have been asked for in another way.
+    fn usage(problem: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            code: USAGE,
+            ..Self::failed(problem, hint)
+        }
+    }
+}
+
+impl From<StageError> for Hinted {
+    fn from(error: StageError) -> Self {
+        let hint = error.hint().map(str::to_owned);
+        Self::failed(error.to_string(), hint.unwrap_or_default())
+    }
 }
 
 impl std::fmt::Display for Hinted {

@@ -66,10 +66,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<u8> {
             .await?;
         Ok::<_, pagemill::AskError>((mode, hits))
     });
-    let (mode, hits) = answered.map_err(|error| Hinted {
-        hint: error.hint(),
-        problem: error.to_string(),
-    })?;
+    let (mode, hits) = answered.map_err(|error| Hinted::failed(error.to_string(), error.hint()))?;
     let mut stdout = std::io::stdout().lock();
     if args.json {
         let hits: Vec<_> = hits.iter().map(json).collect();

@@ -194,18 +194,3 @@ fn search_before_the_first_run_says_what_to_do() {
         stderr(&output)
     );
 }
-
-#[test]
-fn the_example_of_an_own_stage_runs() {
-    // `cargo test` builds the examples beside the binary.
-    let binary = std::path::Path::new(env!("CARGO_BIN_EXE_pagemill"));
-    let name = format!("own_stage{}", std::env::consts::EXE_SUFFIX);
-    let example = binary.parent().unwrap().join("examples").join(name);
-    let output = std::process::Command::new(example)
-        .current_dir(crate::support::project())
-        .output()
-        .expect("the example was built");
-    let text = stdout(&output);
-    assert!(output.status.success(), "{text}{}", stderr(&output));
-    assert!(text.contains("rows; the first begins {"), "{text}");
-}

@@ -6,5 +6,10 @@
 mod bad_config;
 mod bad_input;
 mod command_line;
+mod commands_letters;
+mod commands_run;
+mod commands_service;
+mod examples;
+mod kills;
 mod questions;
 mod support;

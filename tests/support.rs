@@ -1,5 +1,6 @@
 //! What the tests share: the binary, temporary folders, small documents.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
@@ -151,6 +152,51 @@ pub fn page_of(text: &str) -> Vec<u8> {
         &stream,
         "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
     ])
+}
+
+/// A PDF with a page for each of `texts`.
+pub fn pdf_of_pages(texts: &[&str]) -> Vec<u8> {
+    // The catalog, the page tree and the font, then a page and its content each.
+    let kids: Vec<String> = (0..texts.len()).map(|n| format!("{} 0 R", 4 + 2 * n)).collect();
+    let tree = format!("<< /Type /Pages /Kids [{}] /Count {} >>", kids.join(" "), texts.len());
+    let mut objects = vec![
+        "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),
+        tree,
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>".to_owned(),
+    ];
+    for (number, text) in texts.iter().enumerate() {
+        let content = format!("BT /F1 12 Tf 20 100 Td ({text}) Tj ET");
+        objects.push(format!(
+            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 400 200] /Contents {} 0 R \
+             /Resources << /Font << /F1 3 0 R >> >> >>",
+            5 + 2 * number
+        ));
+        let n_bytes = content.len();
+        objects.push(format!("<< /Length {n_bytes} >>\nstream\n{content}\nendstream"));
+    }
+    let objects: Vec<&str> = objects.iter().map(String::as_str).collect();
+    pdf_of(&objects)
+}
+
+/// The text of every row of a table, by document, page and part. A key that
+/// has two rows is a failure.
+pub fn table_rows(folder: &Path, table: &str) -> BTreeMap<(String, u32, u32), String> {
+    let runtime = tokio::runtime::Runtime::new().expect("threads");
+    let rows = runtime.block_on(async {
+        let uri = folder.to_str().expect("UTF-8");
+        let reader = pagemill::sinks::lancedb::TableReader::open(uri, table).await;
+        reader.expect("it opens").rows().await.expect("it is read")
+    });
+    let n_rows = rows.len();
+    let rows: BTreeMap<_, _> = rows
+        .into_iter()
+        .map(|row| {
+            let key = (row.document, row.page.unwrap_or(0), row.part.unwrap_or(0));
+            (key, row.text)
+        })
+        .collect();
+    assert_eq!(rows.len(), n_rows, "a key has two rows");
+    rows
 }
 
 /// The sample documents, indexed once for all tests that ask of them.

@@ -33,8 +33,9 @@
 mod device;
 mod error;
 
-// From a name to what its folder says.
+// From a name to what its folder says, and which version of it that is.
 mod resolve;
+mod revision;
 
 mod files;
 
@@ -66,5 +67,6 @@ pub use card::ModelCard;
 pub use device::Device;
 pub use error::{Cause, ModelError, ShapeMismatch};
 pub use resolve::{InstalledModel, ModelPlaces, list, resolve};
+pub use revision::revision;
 pub use text_encoder::{LoadOptions, TextEncoder};
 pub use tokenizer::TextTokenizer;

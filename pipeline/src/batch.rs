@@ -1,12 +1,18 @@
 //! Forming batches: by items, by cost, by waiting time, like sizes together.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, select};
 use serde::Deserialize;
 
 use crate::edge::{Message, Taken};
+use crate::error::ItemError;
+use crate::gather::{Gather, LetGo};
 use crate::item::Item;
+use crate::metrics::NodeMetrics;
 
 /// When a batch is full: the engine's key `batch`. A limit that is not given
 /// does not count.
@@ -68,14 +74,23 @@ struct Waiting {
 pub(crate) struct Batcher {
     policy: BatchPolicy,
     receiver: Receiver<Message>,
+    gather: Option<Arc<Gather>>,
     waiting: Vec<Waiting>,
+    /// What a gathering node let go that is no item to be batched.
+    let_go: VecDeque<Next>,
     n_arrived: u64,
     closed: bool,
+    /// Tokens of the last batch, and tokens after padding.
+    padded: (u64, u64),
 }
 
 /// What [`Batcher::next`] found.
 pub(crate) enum Next {
     Batch(Vec<Item>),
+    /// Items that are worked on together or not at all.
+    Group(Vec<Item>),
+    /// An item for which a join found no partner.
+    SetAside(Item, ItemError),
     /// Nothing came for `patience`; the caller looks whether the run was cancelled.
     Nothing,
     /// Nothing will come any more.
@@ -83,28 +98,54 @@ pub(crate) enum Next {
 }
 
 impl Batcher {
-    pub(crate) fn new(policy: BatchPolicy, receiver: Receiver<Message>) -> Self {
+    pub(crate) fn new(
+        policy: BatchPolicy,
+        receiver: Receiver<Message>,
+        gather: Option<Arc<Gather>>,
+    ) -> Self {
         Self {
             policy,
             receiver,
+            gather,
             waiting: Vec::new(),
+            let_go: VecDeque::new(),
             n_arrived: 0,
             closed: false,
+            padded: (0, 0),
         }
+    }
+
+    /// Counts the padding of the last batch.
+    pub(crate) fn padding(&mut self, metrics: &NodeMetrics) {
+        let (tokens, padded) = std::mem::take(&mut self.padded);
+        metrics.tokens.fetch_add(tokens, Ordering::Relaxed);
+        metrics.padded_tokens.fetch_add(padded, Ordering::Relaxed);
     }
 
     /// The next batch. Waits at most `patience` for a first item.
     pub(crate) fn next(&mut self, patience: Duration, n_tokens: impl Fn(&Item) -> usize) -> Next {
-        if self.waiting.is_empty() && !self.take(Instant::now() + patience, &n_tokens) {
-            return if self.closed {
-                Next::Closed
-            } else {
-                Next::Nothing
-            };
+        if self.waiting.is_empty() && self.let_go.is_empty() {
+            let has_taken = self.take(Instant::now() + patience, &n_tokens);
+            if self.closed {
+                for let_go in self.gather.take().iter().flat_map(|gather| gather.close()) {
+                    self.let_go(let_go, &n_tokens);
+                }
+                if self.waiting.is_empty() && self.let_go.is_empty() {
+                    return Next::Closed;
+                }
+            } else if !has_taken {
+                return Next::Nothing;
+            }
+        }
+        if let Some(next) = self.let_go.pop_front() {
+            return next;
+        }
+        if self.waiting.is_empty() {
+            return Next::Nothing; // A gathering node took it.
         }
         let deadline = Instant::now() + Duration::from_millis(self.policy.max_wait_ms);
         let window = self.window();
-        while self.waiting.len() < window && !self.closed {
+        while self.waiting.len() < window && self.let_go.is_empty() && !self.closed {
             // What waits already is taken at once; only a batch that is not
             // full yet waits for more.
             let until = if self.is_full() {
@@ -154,18 +195,38 @@ impl Batcher {
 
     /// Takes one message; false when none came until `deadline`.
     fn take(&mut self, deadline: Instant, n_tokens: &impl Fn(&Item) -> usize) -> bool {
-        match self.receiver.recv_deadline(deadline) {
+        let message = match &self.gather {
+            None => self.receiver.recv_deadline(deadline),
+            Some(gather) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let messages = &self.receiver;
+                let stalled = gather.stalled();
+                let received = select! {
+                    recv(messages) -> message => message.map_err(|_| RecvTimeoutError::Disconnected),
+                    recv(stalled) -> document => {
+                        if let Ok(document) = document {
+                            for let_go in gather.flush(&document) {
+                                self.let_go(let_go, n_tokens);
+                            }
+                        }
+                        return true;
+                    }
+                    default(left) => Err(RecvTimeoutError::Timeout),
+                };
+                received
+            }
+        };
+        match message {
             Ok(message) => {
-                if let Taken::Item(item) = message.take() {
-                    let n_pixels = item.image().map_or(0, |image| image.n_pixels());
-                    let (n_tokens, arrival) = (n_tokens(&item), self.n_arrived);
-                    self.n_arrived += 1;
-                    self.waiting.push(Waiting {
-                        item,
-                        n_tokens,
-                        n_pixels,
-                        arrival,
-                    });
+                if let Taken::Item(item, port) = message.take() {
+                    let gather = self.gather.clone();
+                    let let_go = match gather {
+                        None => Some(LetGo::Item(item)),
+                        Some(gather) => gather.accept(port, item),
+                    };
+                    if let Some(let_go) = let_go {
+                        self.let_go(let_go, n_tokens);
+                    }
                 }
                 true
             }
@@ -174,6 +235,24 @@ impl Batcher {
                 self.closed = true;
                 false
             }
+        }
+    }
+
+    fn let_go(&mut self, let_go: LetGo, n_tokens: &impl Fn(&Item) -> usize) {
+        match let_go {
+            LetGo::Item(item) => {
+                let n_pixels = item.image().map_or(0, |image| image.n_pixels());
+                let (n_tokens, arrival) = (n_tokens(&item), self.n_arrived);
+                self.n_arrived += 1;
+                self.waiting.push(Waiting {
+                    item,
+                    n_tokens,
+                    n_pixels,
+                    arrival,
+                });
+            }
+            LetGo::Group(items) => self.let_go.push_back(Next::Group(items)),
+            LetGo::SetAside(item, error) => self.let_go.push_back(Next::SetAside(item, error)),
         }
     }
 
@@ -213,6 +292,11 @@ impl Batcher {
             }
         }
         let mut batch: Vec<Waiting> = self.waiting.drain(from..to).collect();
+        if self.policy.max_tokens.is_some() {
+            let n_tokens = batch.iter().map(|waiting| waiting.n_tokens as u64);
+            let longest = n_tokens.clone().max().unwrap_or(0);
+            self.padded = (n_tokens.sum(), longest * batch.len() as u64);
+        }
         batch.sort_by_key(|waiting| waiting.arrival);
         batch.into_iter().map(|waiting| waiting.item).collect()
     }
@@ -221,20 +305,21 @@ impl Batcher {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
-    use crate::edge::{Budget, Carries, EdgeLimits, EdgeSender, inbox};
+    use crate::edge::{Budget, Carries, EdgeLimits, EdgeSender, Route, inbox};
 
     const PATIENCE: Duration = Duration::from_millis(1);
 
     fn batches(policy: BatchPolicy, lengths: &[usize]) -> Vec<Vec<usize>> {
-        let (mailbox, inbox) = inbox();
+        let (mailbox, inbox) = inbox(Arc::default());
         let sender = EdgeSender {
             mailbox,
             budget: Arc::new(Budget::new(EdgeLimits {
                 max_items: 1000,
                 max_bytes: 1 << 30,
             })),
+            port: 0,
+            route: Route::default(),
             carries: Arc::new(Carries::All),
             stop: Arc::default(),
         };
@@ -244,7 +329,7 @@ mod tests {
                 .expect("room");
         }
         drop(sender);
-        let mut batcher = Batcher::new(policy, inbox.receiver);
+        let mut batcher = Batcher::new(policy, inbox.receiver, None);
         let mut formed = Vec::new();
         let length = |item: &Item| item.text().map_or(0, str::len);
         while let Next::Batch(batch) = batcher.next(PATIENCE, length) {

@@ -4,14 +4,16 @@
 //! folder always holds what is wrong now.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::document::{Document, Resumed};
 use crate::error::{ItemError, StageError};
 use crate::key::{Key, Origin};
 
@@ -24,6 +26,12 @@ pub struct DeadLetter {
     pub node: String,
     /// URI of the document: the input to feed in again.
     pub document: String,
+    /// The source that sent it, where it got so far.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// What the source can make the document from, where the URI is not enough.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input: Option<String>,
     /// The document's id.
     pub document_id: String,
     /// Hash of the document's bytes, where they could be read.
@@ -44,30 +52,60 @@ pub struct DeadLetter {
     pub at_unix_ms: u64,
 }
 
+/// Who is told of each letter.
+pub(crate) type OnDeadLetter = Arc<dyn Fn(&DeadLetter) + Send + Sync>;
+
 /// The dead letters of one pipeline.
-#[derive(Debug)]
 pub(crate) struct DeadLetters {
     pipeline: String,
-    folder: PathBuf,
+    folder: Option<PathBuf>,
+    told: Option<OnDeadLetter>,
     /// Documents that have letters of earlier runs, as hexadecimal ids.
     old: Mutex<HashSet<String>>,
 }
 
+impl fmt::Debug for DeadLetters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut letters = f.debug_struct("DeadLetters");
+        letters.field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
+
 impl DeadLetters {
     /// Opens the folder `root/pipeline`, making it where it is absent.
-    pub(crate) fn open(root: &Path, pipeline: &str) -> Result<Self, StageError> {
+    /// Without a root, letters are only told of in the log.
+    pub(crate) fn open(root: Option<&Path>, pipeline: &str) -> Result<Self, StageError> {
+        let Some(root) = root else {
+            return Ok(Self {
+                pipeline: pipeline.to_owned(),
+                folder: None,
+                told: None,
+                old: Mutex::default(),
+            });
+        };
         let folder = root.join(pipeline);
         let opened = fs::create_dir_all(&folder).and_then(|()| ids_in(&folder));
         let old = opened.map_err(|error| cannot_write(&folder, error))?;
         Ok(Self {
             pipeline: pipeline.to_owned(),
-            folder,
+            folder: Some(folder),
+            told: None,
             old: Mutex::new(old),
         })
     }
 
-    /// Takes away the letters that earlier runs left for this document.
-    pub(crate) fn forget(&self, document_id: &str) -> Result<(), StageError> {
+    /// The same, with who is told of each letter.
+    pub(crate) fn told_to(self, told: Option<OnDeadLetter>) -> Self {
+        Self { told, ..self }
+    }
+
+    /// Takes away the letters that earlier runs left for this document, but for
+    /// those of pages that are not made again.
+    pub(crate) fn forget(
+        &self,
+        document_id: &str,
+        resumed: Option<&Resumed>,
+    ) -> Result<(), StageError> {
         let had_letters = self
             .old
             .lock()
@@ -76,16 +114,27 @@ impl DeadLetters {
         if !had_letters {
             return Ok(());
         }
+        let Some(folder) = &self.folder else {
+            return Ok(());
+        };
         let remove = || -> io::Result<()> {
-            for entry in fs::read_dir(&self.folder)? {
+            for entry in fs::read_dir(folder)? {
                 let entry = entry?;
-                if entry.file_name().to_string_lossy().starts_with(document_id) {
+                let name = entry.file_name();
+                let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(document_id))
+                else {
+                    continue;
+                };
+                let is_kept = |resumed: &Resumed| {
+                    page_in(rest).is_some_and(|page| resumed.has_page(page))
+                };
+                if !resumed.is_some_and(is_kept) {
                     fs::remove_file(entry.path())?;
                 }
             }
             Ok(())
         };
-        remove().map_err(|error| cannot_write(&self.folder, error))
+        remove().map_err(|error| cannot_write(folder, error))
     }
 
     /// Writes one letter; the file appears whole, by rename.
@@ -95,8 +144,11 @@ impl DeadLetters {
         origin: &Origin,
         key: Key,
         error: &ItemError,
-        was_read: bool,
+        document: Option<&Document>,
     ) -> Result<(), StageError> {
+        if self.folder.is_none() && self.told.is_none() {
+            return Ok(());
+        }
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -104,14 +156,29 @@ impl DeadLetters {
             pipeline: self.pipeline.clone(),
             node: node.to_owned(),
             document: origin.uri.to_string(),
+            source: document.map_or_else(
+                || node.to_owned(),
+                |document| document.arrival().source.to_string(),
+            ),
+            input: document.and_then(|document| Some(document.arrival().input.as_ref()?.to_string())),
             document_id: key.document.to_string(),
-            content_hash: was_read.then(|| origin.content_hash.to_string()),
+            content_hash: document.map(|_| origin.content_hash.to_string()),
             page: key.page,
             part: key.part,
             error: error.message(&origin.label(key)),
             hint: error.hint.clone(),
             at_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
         };
+        if let Some(folder) = &self.folder {
+            self.file(folder, node, &letter)?;
+        }
+        if let Some(told) = &self.told {
+            told(&letter);
+        }
+        Ok(())
+    }
+
+    fn file(&self, folder: &Path, node: &str, letter: &DeadLetter) -> Result<(), StageError> {
         let place = |number: Option<u32>, mark: char| {
             number
                 .map(|number| format!("-{mark}{number}"))
@@ -123,12 +190,55 @@ impl DeadLetters {
             place(letter.page, 'p'),
             place(letter.part, 'c')
         );
-        let partial = self.folder.join(format!(".{name}.partial"));
-        let written = serde_json::to_vec_pretty(&letter)
+        let partial = folder.join(format!(".{name}.partial"));
+        let written = serde_json::to_vec_pretty(letter)
             .map_err(io::Error::other)
             .and_then(|json| fs::write(&partial, json))
-            .and_then(|()| fs::rename(&partial, self.folder.join(&name)));
-        written.map_err(|error| cannot_write(&self.folder, error))
+            .and_then(|()| fs::rename(&partial, folder.join(&name)));
+        written.map_err(|error| cannot_write(folder, error))?;
+        // A run that follows changes may see the document again.
+        let mut old = self.old.lock().unwrap_or_else(PoisonError::into_inner);
+        old.insert(letter.document_id.clone());
+        Ok(())
+    }
+}
+
+/// A letter, and the file that holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FiledLetter {
+    /// Sixteen hexadecimal digits that stay the same as long as the same node
+    /// sets the same item aside.
+    pub id: String,
+    /// The file.
+    pub path: PathBuf,
+    /// What it says.
+    pub letter: DeadLetter,
+}
+
+impl FiledLetter {
+    fn new(path: PathBuf, letter: DeadLetter) -> Self {
+        const ID_DIGITS: usize = 16;
+        // Two pipelines that read one document give their files the same name.
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(letter.pipeline.as_bytes());
+        hasher.update(b"/");
+        hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+        Self {
+            id: hasher.finalize().to_hex()[..ID_DIGITS].to_owned(),
+            path,
+            letter,
+        }
+    }
+
+    /// Removes the file. That it is gone already is no error.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn remove(&self) -> io::Result<()> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
     }
 }
 
@@ -137,6 +247,15 @@ impl DeadLetters {
 /// # Errors
 /// When a folder cannot be read.
 pub fn read_dead_letters(root: &Path) -> io::Result<Vec<DeadLetter>> {
+    let letters = read_filed_letters(root)?.into_iter();
+    Ok(letters.map(|filed| filed.letter).collect())
+}
+
+/// The same, with the files.
+///
+/// # Errors
+/// When a folder cannot be read.
+pub fn read_filed_letters(root: &Path) -> io::Result<Vec<FiledLetter>> {
     let mut letters = Vec::new();
     let pipelines = match fs::read_dir(root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(letters),
@@ -153,12 +272,27 @@ pub fn read_dead_letters(root: &Path) -> io::Result<Vec<DeadLetter>> {
                 .extension()
                 .is_some_and(|extension| extension == "json")
             {
-                letters.extend(serde_json::from_slice::<DeadLetter>(&fs::read(path)?).ok());
+                let bytes = match fs::read(&path) {
+                    // A run that reads the document again has taken it away.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    bytes => bytes?,
+                };
+                let letter = serde_json::from_slice::<DeadLetter>(&bytes).ok();
+                letters.extend(letter.map(|letter| FiledLetter::new(path, letter)));
             }
         }
     }
-    letters.sort_by(|a, b| (a.at_unix_ms, &a.error).cmp(&(b.at_unix_ms, &b.error)));
+    letters.sort_by(|a, b| {
+        let place = |filed: &FiledLetter| (filed.letter.at_unix_ms, filed.letter.error.clone());
+        place(a).cmp(&place(b))
+    });
     Ok(letters)
+}
+
+/// The page in the rest of a letter's name: 7 in `-p7-c2-render.json`.
+fn page_in(rest: &str) -> Option<u32> {
+    let digits = rest.strip_prefix("-p")?;
+    digits.split('-').next()?.parse().ok()
 }
 
 /// The ids at the start of the letters' names.
@@ -190,9 +324,9 @@ mod tests {
         let origin = Origin::new("a.pdf", "application/pdf", b"%PDF");
         let key = Key::document(origin.id).with_page(7);
         let error = ItemError::new("render", "the page has no size").hint("mend the file");
-        let letters = DeadLetters::open(root.path(), "pages").expect("writable");
+        let letters = DeadLetters::open(Some(root.path()), "pages").expect("writable");
         letters
-            .write("render", &origin, key, &error, true)
+            .write("render", &origin, key, &error, None)
             .expect("written");
 
         let read = read_dead_letters(root.path()).expect("readable");
@@ -206,9 +340,33 @@ mod tests {
             (Some(7), Some("mend the file"))
         );
 
-        let letters = DeadLetters::open(root.path(), "pages").expect("writable");
-        letters.forget(&origin.id.to_string()).expect("removed");
+        let letters = DeadLetters::open(Some(root.path()), "pages").expect("writable");
+        letters
+            .forget(&origin.id.to_string(), None)
+            .expect("removed");
         assert!(read_dead_letters(root.path()).expect("readable").is_empty());
+    }
+
+    #[test]
+    fn a_filed_letter_has_an_id_of_its_own_in_each_pipeline_and_can_be_removed_twice() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let origin = Origin::new("a.pdf", "application/pdf", b"%PDF");
+        let error = ItemError::new("render", "the page has no size");
+        for pipeline in ["pages", "text"] {
+            let letters = DeadLetters::open(Some(root.path()), pipeline).expect("writable");
+            let key = Key::document(origin.id);
+            letters
+                .write("render", &origin, key, &error, None)
+                .expect("written");
+        }
+        let filed = read_filed_letters(root.path()).expect("readable");
+        assert_eq!(filed.len(), 2);
+        assert_ne!(filed[0].id, filed[1].id);
+        assert_eq!(filed[0].id.len(), 16);
+        filed[0].remove().expect("removed");
+        filed[0].remove().expect("gone already");
+        let left = read_filed_letters(root.path()).expect("readable");
+        assert_eq!(left, filed[1..]);
     }
 
     #[test]
@@ -216,7 +374,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a temporary folder");
         let file = root.path().join("file");
         fs::write(&file, "in the way").expect("written");
-        let error = DeadLetters::open(&file, "pages").expect_err("a file is in the way");
+        let error = DeadLetters::open(Some(&file), "pages").expect_err("a file is in the way");
         assert!(
             error.to_string().starts_with("cannot write dead letters"),
             "{error}"

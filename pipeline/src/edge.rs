@@ -16,9 +16,10 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::Deserialize;
 use tokio::sync::Notify;
 
-use crate::document::Document;
-use crate::error::StageError;
+use crate::error::{ItemError, StageError};
+use crate::expression::Expression;
 use crate::item::Item;
+use crate::stage::Ended;
 
 /// How long a blocked thread sleeps before it looks whether the run was cancelled.
 const CANCEL_CHECK: Duration = Duration::from_millis(50);
@@ -49,6 +50,8 @@ pub(crate) struct Stop {
     draining: AtomicBool,
     cancelled: AtomicBool,
     changed: Notify,
+    sleepers: Mutex<()>,
+    woken: Condvar,
 }
 
 impl Stop {
@@ -60,6 +63,25 @@ impl Stop {
     pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         self.drain();
+        self.woken.notify_all();
+    }
+
+    /// Sleeps on this thread, at most until the run is cancelled.
+    ///
+    /// # Errors
+    /// [`StageError::Cancelled`].
+    pub(crate) fn sleep(&self, time: Duration) -> Result<(), StageError> {
+        let deadline = Instant::now() + time;
+        let mut guard = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
+        while !self.is_cancelled() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            let woken = self.woken.wait_timeout(guard, left.min(CANCEL_CHECK));
+            guard = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Err(StageError::Cancelled)
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -170,10 +192,19 @@ impl Budget {
     }
 
     async fn reserve_async(&self, n_bytes: usize, stop: &Stop) -> Result<Duration, StageError> {
+        self.wait_async(stop, || self.try_reserve(n_bytes)).await
+    }
+
+    /// Waits until `is_there` finds room, asking again each time that some becomes free.
+    async fn wait_async(
+        &self,
+        stop: &Stop,
+        is_there: impl Fn() -> bool,
+    ) -> Result<Duration, StageError> {
         if stop.is_cancelled() {
             return Err(StageError::Cancelled);
         }
-        if self.try_reserve(n_bytes) {
+        if is_there() {
             return Ok(Duration::ZERO);
         }
         let since = Instant::now();
@@ -181,7 +212,7 @@ impl Budget {
             let room = self.room_async.notified();
             tokio::pin!(room);
             room.as_mut().enable();
-            if self.try_reserve(n_bytes) {
+            if is_there() {
                 return Ok(since.elapsed());
             }
             tokio::select! {
@@ -205,8 +236,7 @@ impl Budget {
     }
 
     /// Items and bytes that wait now.
-    #[cfg(test)]
-    fn held(&self) -> (usize, usize) {
+    pub(crate) fn held(&self) -> (usize, usize) {
         let held = self.lock();
         (held.items, held.bytes)
     }
@@ -220,9 +250,11 @@ pub(crate) enum Message {
         item: Item,
         n_bytes: usize,
         budget: Arc<Budget>,
+        /// Which of the node's inputs it came from.
+        port: usize,
     },
     /// To sinks only: every item of the document has been sent.
-    Ended(Arc<Document>),
+    Ended(Ended),
 }
 
 /// The receiving end of a node: one channel, whatever number of edges.
@@ -233,14 +265,13 @@ pub(crate) struct Inbox {
     pub(crate) arrived: Arc<Notify>,
 }
 
-/// Makes a node's channel. The sender is cloned for each edge.
-pub(crate) fn inbox() -> (Mailbox, Inbox) {
+/// Makes a node's channel. The sender is cloned for each edge; `arrived` wakes the node's task.
+pub(crate) fn inbox(arrived: Arc<Notify>) -> (Mailbox, Inbox) {
     #[expect(
         clippy::disallowed_methods,
         reason = "the budgets of the edges bound it"
     )]
     let (sender, receiver) = unbounded();
-    let arrived = Arc::new(Notify::new());
     (
         Mailbox {
             sender: Some(sender),
@@ -282,9 +313,46 @@ impl Drop for Mailbox {
 pub(crate) struct EdgeSender {
     pub(crate) mailbox: Mailbox,
     pub(crate) budget: Arc<Budget>,
+    /// Which of the node's inputs this is.
+    pub(crate) port: usize,
+    /// Which items it takes.
+    pub(crate) route: Route,
     /// Fields that some node further on looks at; the others are let go here.
     pub(crate) carries: Arc<Carries>,
     pub(crate) stop: Arc<Stop>,
+}
+
+/// Which items an edge takes.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Route {
+    /// All.
+    #[default]
+    Always,
+    /// Those of which the expression holds.
+    When(Arc<Expression>),
+    /// Those that no [`Route::When`] of the same node takes.
+    Otherwise,
+}
+
+/// The edges of a node that take an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Takers {
+    All,
+    Some(Vec<bool>),
+}
+
+impl Takers {
+    pub(crate) fn takes(&self, edge: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(takes) => takes[edge],
+        }
+    }
+
+    /// The last edge that takes the item: it gets the item itself, the others copies.
+    pub(crate) fn last(&self, n_edges: usize) -> Option<usize> {
+        (0..n_edges).rev().find(|edge| self.takes(*edge))
+    }
 }
 
 /// Which fields an edge carries.
@@ -297,6 +365,33 @@ pub(crate) enum Carries {
 }
 
 impl EdgeSender {
+    /// Which of a node's edges take the item.
+    pub(crate) fn takers(edges: &[Self], item: &Item) -> Result<Takers, ItemError> {
+        let always = |edge: &Self| matches!(edge.route, Route::Always);
+        if edges.iter().all(always) {
+            return Ok(Takers::All);
+        }
+        let mut takes = Vec::with_capacity(edges.len());
+        let mut is_chosen = false;
+        for edge in edges {
+            takes.push(match &edge.route {
+                Route::Always => true,
+                Route::Otherwise => false,
+                Route::When(expression) => {
+                    let takes = expression.takes(item)?;
+                    is_chosen |= takes;
+                    takes
+                }
+            });
+        }
+        if !is_chosen {
+            for (takes, edge) in takes.iter_mut().zip(edges) {
+                *takes |= matches!(edge.route, Route::Otherwise);
+            }
+        }
+        Ok(Takers::Some(takes))
+    }
+
     fn prepare(&self, mut item: Item) -> (Item, usize) {
         if let Carries::Only(names) = self.carries.as_ref() {
             item.retain(|name| names.contains(name));
@@ -311,6 +406,7 @@ impl EdgeSender {
             item,
             n_bytes,
             budget,
+            port: self.port,
         }) {
             Ok(())
         } else {
@@ -334,6 +430,13 @@ impl EdgeSender {
         Ok(waited)
     }
 
+    /// The same as [`EdgeSender::wait_for_room`] for a task.
+    pub(crate) async fn room_async(&self) -> Result<Duration, StageError> {
+        let budget = &self.budget;
+        let is_there = || budget.fits(&budget.lock(), 0);
+        budget.wait_async(&self.stop, is_there).await
+    }
+
     /// Blocks until the edge has room for something. Returns how long it waited.
     pub(crate) fn wait_for_room(&self) -> Result<Duration, StageError> {
         self.budget.wait(0, false, &self.stop)
@@ -348,19 +451,20 @@ impl Message {
                 item,
                 n_bytes,
                 budget,
+                port,
             } => {
                 budget.release(n_bytes);
-                Taken::Item(item)
+                Taken::Item(item, port)
             }
-            Self::Ended(document) => Taken::Ended(document),
+            Self::Ended(ended) => Taken::Ended(ended),
         }
     }
 }
 
 /// A message off the queue.
 pub(crate) enum Taken {
-    Item(Item),
-    Ended(Arc<Document>),
+    Item(Item, usize),
+    Ended(Ended),
 }
 
 #[cfg(test)]
@@ -368,13 +472,15 @@ mod tests {
     use super::*;
 
     fn edge(max_items: usize, max_bytes: usize) -> (EdgeSender, Inbox) {
-        let (mailbox, inbox) = inbox();
+        let (mailbox, inbox) = inbox(Arc::default());
         let sender = EdgeSender {
             mailbox,
             budget: Arc::new(Budget::new(EdgeLimits {
                 max_items,
                 max_bytes,
             })),
+            port: 0,
+            route: Route::default(),
             carries: Arc::new(Carries::All),
             stop: Arc::default(),
         };
@@ -451,7 +557,7 @@ mod tests {
         sender
             .send(item(200).with("image_caption", "big"))
             .expect("empty");
-        let Taken::Item(item) = inbox.receiver.recv().expect("sent").take() else {
+        let Taken::Item(item, _) = inbox.receiver.recv().expect("sent").take() else {
             panic!("an item was sent");
         };
         assert_eq!(

@@ -99,8 +99,17 @@ pub enum Cardinality {
     OneToOne,
     /// Any number for one: pages of a document, chunks of a page.
     OneToMany,
-    /// One for several.
+    /// One for all of a document.
     ManyToOne,
+    /// One for all of a page.
+    ManyToOnePage,
+}
+
+impl Cardinality {
+    /// Whether items are held until all of them have come.
+    pub(crate) fn gathers(self) -> bool {
+        matches!(self, Self::ManyToOne | Self::ManyToOnePage)
+    }
 }
 
 impl fmt::Display for Cardinality {
@@ -108,7 +117,7 @@ impl fmt::Display for Cardinality {
         f.write_str(match self {
             Self::OneToOne => "1:1",
             Self::OneToMany => "1:n",
-            Self::ManyToOne => "n:1",
+            Self::ManyToOne | Self::ManyToOnePage => "n:1",
         })
     }
 }
@@ -119,6 +128,7 @@ pub struct Fields {
     pub(crate) reads: Vec<Field>,
     pub(crate) uses: Vec<Field>,
     pub(crate) stores_all: bool,
+    pub(crate) takes_all: bool,
     pub(crate) adds: Vec<Field>,
     pub(crate) drops: Vec<Cow<'static, str>>,
     pub(crate) cardinality: Cardinality,
@@ -138,6 +148,15 @@ impl Fields {
     pub fn stores_all() -> Self {
         Self {
             stores_all: true,
+            ..Self::default()
+        }
+    }
+
+    /// Takes every field that reaches it, pixels too: a closure that does not
+    /// say what it reads.
+    pub fn takes_all() -> Self {
+        Self {
+            takes_all: true,
             ..Self::default()
         }
     }
@@ -182,10 +201,18 @@ impl Fields {
         self
     }
 
-    /// Sends one item for several.
+    /// Sends one item for all those of a document, which come as one batch, in
+    /// order of key. They are held in memory until the last has come.
     #[must_use]
     pub fn many_to_one(mut self) -> Self {
         self.cardinality = Cardinality::ManyToOne;
+        self
+    }
+
+    /// Sends one item for all those of a page, which come as one batch.
+    #[must_use]
+    pub fn many_to_one_page(mut self) -> Self {
+        self.cardinality = Cardinality::ManyToOnePage;
         self
     }
 
@@ -203,7 +230,8 @@ impl Fields {
 
     /// Whether the node looks at the field called `name`.
     pub fn looks_at(&self, name: &str, ty: FieldType) -> bool {
-        (self.stores_all && ty.is_column())
+        self.takes_all
+            || (self.stores_all && ty.is_column())
             || self
                 .reads
                 .iter()

@@ -19,6 +19,23 @@ impl DocumentId {
         Self(id)
     }
 
+    /// The id with these bytes, as [`DocumentId::as_bytes`] gave them.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The id that is written as these 32 hexadecimal digits.
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        let mut id = [0; 16];
+        if digits.len() != 32 || !digits.is_ascii() {
+            return None;
+        }
+        for (byte, place) in id.iter_mut().zip((0..32).step_by(2)) {
+            *byte = u8::from_str_radix(&digits[place..place + 2], 16).ok()?;
+        }
+        Some(Self(id))
+    }
+
     /// The 16 bytes themselves.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0

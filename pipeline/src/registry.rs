@@ -135,6 +135,27 @@ impl Settings {
         any.downcast_ref()
     }
 
+    /// Whether it can be built.
+    pub(crate) fn try_build(&self, resources: &Resources) -> Result<(), FieldError> {
+        match self {
+            Self::Source(config) => config.build(resources).map(drop),
+            Self::Stage(config) => config.build(resources).map(drop),
+            Self::Sink(config) => config.build(resources).map(drop),
+        }
+    }
+
+    /// What else than the settings the rows depend on.
+    pub(crate) fn revision(&self, resources: &Resources) -> String {
+        match self {
+            Self::Stage(config) => config.revision(resources),
+            Self::Source(_) | Self::Sink(_) => String::new(),
+        }
+    }
+
+    pub(crate) fn is_continuous(&self) -> bool {
+        matches!(self, Self::Source(config) if config.is_continuous())
+    }
+
     /// How the kind wants its items batched where the file does not say.
     pub(crate) fn batch(&self) -> BatchPolicy {
         match self {
@@ -148,6 +169,7 @@ impl Settings {
 pub(crate) trait AnySource: Send + Sync {
     fn as_any(&self) -> &dyn std::any::Any;
     fn fields(&self) -> Fields;
+    fn is_continuous(&self) -> bool;
     fn build(&self, resources: &Resources) -> Result<Box<dyn Source>, FieldError>;
 }
 
@@ -158,6 +180,9 @@ impl<C: SourceConfig> AnySource for C {
     fn fields(&self) -> Fields {
         SourceConfig::fields(self)
     }
+    fn is_continuous(&self) -> bool {
+        SourceConfig::is_continuous(self)
+    }
     fn build(&self, resources: &Resources) -> Result<Box<dyn Source>, FieldError> {
         SourceConfig::build(self, resources)
     }
@@ -167,6 +192,7 @@ pub(crate) trait AnyStage: Send + Sync {
     fn as_any(&self) -> &dyn std::any::Any;
     fn fields(&self) -> Fields;
     fn batch(&self) -> BatchPolicy;
+    fn revision(&self, resources: &Resources) -> String;
     fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError>;
 }
 
@@ -179,6 +205,9 @@ impl<C: StageConfig> AnyStage for C {
     }
     fn batch(&self) -> BatchPolicy {
         StageConfig::batch(self)
+    }
+    fn revision(&self, resources: &Resources) -> String {
+        StageConfig::revision(self, resources)
     }
     fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {
         StageConfig::build(self, resources)

@@ -19,10 +19,18 @@ pub struct Snapshot {
     pub documents_skipped: u64,
     /// Documents of which nothing could be stored; each has a dead letter.
     pub documents_set_aside: u64,
+    /// Documents whose rows were removed because they are gone.
+    pub documents_removed: u64,
+    /// Documents that have items in the graph now.
+    pub documents_under_way: u64,
+    /// Pages that an earlier run had stored of documents that it did not finish.
+    pub pages_resumed: u64,
     /// Items that are durable, counted in every sink.
     pub items_stored: u64,
     /// Items set aside.
     pub dead_letters: u64,
+    /// Items set aside by earlier runs, of documents that were passed over now.
+    pub dead_letters_before: u64,
     /// The nodes in the order of the file.
     pub nodes: Vec<NodeReport>,
 }
@@ -40,8 +48,12 @@ pub struct NodeReport {
     pub items: u64,
     /// Items that it sent on.
     pub items_out: u64,
+    /// Items that no node took, as `else = "drop"` says.
+    pub items_dropped: u64,
     /// Batches that it handled.
     pub batches: u64,
+    /// Times that it tried something again.
+    pub retries: u64,
     /// Items that it set aside.
     pub dead_letters: u64,
     /// Seconds of work, added up over its workers.
@@ -50,6 +62,20 @@ pub struct NodeReport {
     pub starved_s: f64,
     /// Seconds in which its output was full.
     pub blocked_s: f64,
+    /// Items that wait for it now.
+    pub queue_items: usize,
+    /// Bytes that they hold.
+    pub queue_bytes: usize,
+    /// Batches by size: of 1 item, up to 2, up to 4, and so on; the last bucket has no end.
+    pub batch_sizes: Vec<u64>,
+    /// Tokens of its items, where batches are formed by tokens.
+    pub tokens: u64,
+    /// The same after padding each batch to its longest item.
+    pub padded_tokens: u64,
+    /// Commits of a sink by time: up to 1 ms, up to 2 ms, up to 4 ms, and so on.
+    pub commit_times_ms: Vec<u64>,
+    /// Seconds that all commits took together.
+    pub commit_s: f64,
 }
 
 impl NodeReport {
@@ -127,6 +153,15 @@ impl Report {
             totals.dead_letters,
             seconds(totals.elapsed_s),
         );
+        let also = [
+            (totals.documents_skipped, "documents unchanged since an earlier run"),
+            (totals.documents_removed, "documents removed"),
+            (totals.pages_resumed, "pages stored by an earlier run that was stopped"),
+            (totals.dead_letters_before, "dead letters of earlier runs, still there"),
+        ];
+        for (n, what) in also.iter().filter(|(n, _)| *n > 0) {
+            let _ = writeln!(text, "  {n} {what}");
+        }
         let width = totals
             .nodes
             .iter()
@@ -169,6 +204,9 @@ fn advise(totals: &Snapshot) -> (Option<String>, String) {
     let busy = |node: &NodeReport| node.busy_share(elapsed_s);
     let counted = totals.nodes.iter().filter(|node| node.items > 0);
     let Some(limit) = counted.max_by(|a, b| busy(a).total_cmp(&busy(b))) else {
+        if totals.documents_skipped + totals.documents_removed > 0 {
+            return (None, "nothing was new: all that came in is stored already".to_owned());
+        }
         return (
             None,
             "nothing came in: is the source's `path` right?".to_owned(),
@@ -224,6 +262,15 @@ mod tests {
             busy_s,
             starved_s: 1.0,
             blocked_s: 0.0,
+            items_dropped: 0,
+            retries: 0,
+            queue_items: 0,
+            queue_bytes: 0,
+            batch_sizes: Vec::new(),
+            tokens: 0,
+            padded_tokens: 0,
+            commit_times_ms: Vec::new(),
+            commit_s: 0.0,
         }
     }
 
@@ -234,8 +281,12 @@ mod tests {
             documents_done: 5,
             documents_skipped: 0,
             documents_set_aside: 0,
+            documents_removed: 0,
+            documents_under_way: 0,
+            pages_resumed: 0,
             items_stored: 10,
             dead_letters: 0,
+            dead_letters_before: 0,
             nodes,
         };
         Report::new("pages".into(), StopReason::Finished, totals)

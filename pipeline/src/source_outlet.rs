@@ -1,13 +1,16 @@
 //! What a source sends through.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::document::{Arrival, Token};
 use crate::edge::{EdgeSender, Stop};
 use crate::error::{ItemError, StageError};
 use crate::item::Item;
-use crate::key::{Key, Origin};
+use crate::key::{DocumentId, Key, Origin};
 use crate::metrics::{NodeMetrics, Spent, add_one};
 use crate::run::Shared;
+use crate::trace::Lane;
 
 /// Where a source puts the documents that it found. Clones send to the same place.
 #[derive(Clone)]
@@ -16,29 +19,222 @@ pub struct SourceOutlet {
     pub(crate) edges: Arc<Vec<EdgeSender>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) metrics: Arc<NodeMetrics>,
+    pub(crate) lane: Lane,
+}
+
+/// A document on its way into the edges. One whose sending fails, or is given
+/// up by dropping its future, has lost items and must not pass for done.
+struct Sending {
+    /// Dropped after the document is marked, so that it cannot end before.
+    token: Token,
+    is_sent: bool,
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        if !self.is_sent {
+            self.token.document().fail();
+        }
+    }
+}
+
+/// A document that an earlier run has stored, as its source knew it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownDocument {
+    /// Path or URL.
+    pub uri: String,
+    /// What its source told its version by; see [`SourceOutlet::is_done`].
+    pub state: Option<String>,
+}
+
+/// A document that is to be fed in again, from its dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedAgain {
+    /// Path or URL.
+    pub uri: String,
+    /// What the source said it can make the document from.
+    pub input: Option<String>,
+}
+
+/// What a source knows of a document beside its bytes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// Tells this version of the document from others without reading it, such
+    /// as a file's size and time of change.
+    pub state: Option<String>,
+    /// What the source can make the document from again, where the URI is not
+    /// enough: it is kept in dead letters.
+    pub input: Option<String>,
 }
 
 impl SourceOutlet {
-    /// Sends a document on. Waits while the edge is full.
+    /// Sends a document on. Waits while the edge is full, and while an earlier
+    /// version of the document is under way. One that is stored already, with
+    /// the same content and by the same configuration, is counted and not sent.
     ///
     /// # Errors
     /// [`StageError::Cancelled`] when the run stops; pass it on with `?`.
-    pub async fn send(&self, mut item: Item) -> Result<(), StageError> {
-        self.shared
-            .dead_letters
-            .forget(&item.key().document.to_string())?;
-        item.token = Some(self.shared.tracker.begin(item.origin()));
+    pub async fn send(&self, item: Item) -> Result<(), StageError> {
+        self.send_from(item, Provenance::default()).await
+    }
+
+    /// The same, with what the source knows of it.
+    ///
+    /// # Errors
+    /// As [`SourceOutlet::send`].
+    pub async fn send_from(
+        &self,
+        mut item: Item,
+        provenance: Provenance,
+    ) -> Result<(), StageError> {
+        let origin = Arc::clone(item.origin());
+        if !self.wants(origin.id) {
+            return Ok(());
+        }
+        let tracker = &self.shared.tracker;
+        let claim = tracker.claim(origin.id).await?;
+        let progress = &self.shared.progress;
+        if progress.is_stored(&self.node, &origin, provenance.state.as_deref())? {
+            self.skip();
+            return Ok(());
+        }
+        let resumed = progress.resume(&origin)?;
+        let letters = &self.shared.dead_letters;
+        letters.forget(&origin.id.to_string(), resumed.as_deref())?;
+        let token = tracker.begin_arrival(
+            &origin,
+            Arrival {
+                source: Arc::clone(&self.node),
+                state: provenance.state.map(Into::into),
+                input: provenance.input.map(Into::into),
+                is_removal: false,
+                resumed,
+            },
+        );
+        drop(claim);
+        let mut sending = Sending {
+            token: token.clone(),
+            is_sent: false,
+        };
+        item.token = Some(token);
+        self.route(item).await?;
+        sending.is_sent = true;
+        Ok(())
+    }
+
+    /// Sends an item to the edges that take it.
+    async fn route(&self, item: Item) -> Result<(), StageError> {
         NodeMetrics::count(&self.metrics.items_out, 1);
-        let Some((last, others)) = self.edges.split_last() else {
+        let takers = match EdgeSender::takers(&self.edges, &item) {
+            Ok(takers) => takers,
+            Err(error) => return self.set_aside(&item, &error),
+        };
+        let Some(last) = takers.last(self.edges.len()) else {
+            NodeMetrics::count(&self.metrics.dropped, 1);
             return Ok(());
         };
-        for edge in others {
-            let waited = edge.send_async(item.clone()).await?;
-            self.metrics.spend(Spent::Blocked, waited);
+        for (number, edge) in self.edges[..last].iter().enumerate() {
+            if takers.takes(number) {
+                let waited = edge.send_async(item.clone()).await?;
+                self.waited(waited);
+            }
         }
-        let waited = last.send_async(item).await?;
-        self.metrics.spend(Spent::Blocked, waited);
+        let waited = self.edges[last].send_async(item).await?;
+        self.waited(waited);
         Ok(())
+    }
+
+    /// Waits until every edge has room for something, so that a source need not
+    /// make what it could not send.
+    ///
+    /// # Errors
+    /// As [`SourceOutlet::send`].
+    pub async fn room(&self) -> Result<(), StageError> {
+        for edge in self.edges.iter() {
+            let waited = edge.room_async().await?;
+            self.waited(waited);
+        }
+        Ok(())
+    }
+
+    fn waited(&self, time: Duration) {
+        self.metrics.spend(Spent::Blocked, time);
+        self.lane.wait("blocked", time);
+    }
+
+    /// A document that was read, and cannot be routed.
+    fn set_aside(&self, item: &Item, error: &ItemError) -> Result<(), StageError> {
+        let document = item.token.as_ref().map(|token| &**token.document());
+        let letters = &self.shared.dead_letters;
+        letters.write(&self.node, item.origin(), item.key(), error, document)?;
+        NodeMetrics::count(&self.metrics.dead_letters, 1);
+        add_one(&self.shared.metrics.dead_letters);
+        if let Some(document) = document {
+            document.count_dead(&self.node, item.key());
+        }
+        Ok(())
+    }
+
+    /// Whether the document at `uri` is stored as it is: by the same
+    /// configuration, from the version that `state` names. It is then counted,
+    /// and need not be read.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn is_done(&self, uri: &str, state: &str) -> Result<bool, StageError> {
+        let id = DocumentId::of(uri);
+        if !self.wants(id) {
+            return Ok(true);
+        }
+        let is_done = self.shared.progress.is_current(id, state)?;
+        if is_done {
+            self.skip();
+        }
+        Ok(is_done)
+    }
+
+    /// Removes what is stored of the document at `uri`, which is gone.
+    ///
+    /// # Errors
+    /// As [`SourceOutlet::send`].
+    pub async fn remove(&self, uri: &str) -> Result<(), StageError> {
+        let origin = Arc::new(Origin::new(uri, "", &[]));
+        let _claim = self.shared.tracker.claim(origin.id).await?;
+        self.shared
+            .dead_letters
+            .forget(&origin.id.to_string(), None)?;
+        let arrival = Arrival {
+            source: Arc::clone(&self.node),
+            is_removal: true,
+            ..Arrival::default()
+        };
+        // It has no items, so it ends here and now.
+        drop(self.shared.tracker.begin_arrival(&origin, arrival));
+        Ok(())
+    }
+
+    /// The documents of this source that earlier runs have stored or set aside.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn known(&self) -> Result<Vec<KnownDocument>, StageError> {
+        self.shared.progress.known(&self.node)
+    }
+
+    /// Whether documents that are gone are to be removed by a run that ends by itself.
+    pub fn prunes(&self) -> bool {
+        self.shared.options.prune
+    }
+
+    /// The only documents that this run is to send, where it is one that
+    /// feeds dead letters in again.
+    pub fn retries(&self) -> Option<&[FeedAgain]> {
+        self.shared.options.retries.as_deref()
+    }
+
+    fn wants(&self, id: DocumentId) -> bool {
+        self.retries()
+            .is_none_or(|retries| retries.iter().any(|retry| DocumentId::of(&retry.uri) == id))
     }
 
     /// Sets a document aside that could not even be read.
@@ -47,11 +243,13 @@ impl SourceOutlet {
     /// When the dead letter cannot be written.
     pub fn dead_letter(&self, uri: &str, error: &ItemError) -> Result<(), StageError> {
         let origin = Origin::new(uri, "", &[]);
-        self.shared.dead_letters.forget(&origin.id.to_string())?;
+        if !self.wants(origin.id) {
+            return Ok(());
+        }
+        let letters = &self.shared.dead_letters;
+        letters.forget(&origin.id.to_string(), None)?;
         let key = Key::document(origin.id);
-        self.shared
-            .dead_letters
-            .write(&self.node, &origin, key, error, false)?;
+        letters.write(&self.node, &origin, key, error, None)?;
         tracing::warn!(
             node = &*self.node,
             hint = error.hint.as_deref(),

@@ -1,7 +1,7 @@
 //! What a source, a stage and a sink are: the three traits that every kind implements.
 
 use std::any::{Any, TypeId};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
@@ -12,6 +12,9 @@ use crate::document::{Ack, Document};
 use crate::error::{FieldError, ItemError, StageError};
 use crate::fields::{FieldSet, Fields};
 use crate::item::Item;
+use crate::key::DocumentId;
+use crate::ledger::Stager;
+use crate::metrics::SinkMeter;
 use crate::source_outlet::SourceOutlet;
 
 /// One step of a pipeline. It owns no queue, thread or clock: the runner calls
@@ -61,6 +64,9 @@ pub struct Outlet<'a> {
 pub(crate) trait OutletPort {
     fn send(&mut self, item: Item) -> Result<(), StageError>;
     fn dead_letter(&mut self, item: Item, error: ItemError);
+    fn stored_pages(&self, _document: &Item) -> BTreeSet<u32> {
+        BTreeSet::new()
+    }
     fn is_cancelled(&self) -> bool;
 }
 
@@ -77,9 +83,35 @@ impl<'a> Outlet<'a> {
         self.port.send(item)
     }
 
+    /// Changes each item of a batch and sends it on; one that cannot be changed
+    /// is set aside with the reason.
+    ///
+    /// # Errors
+    /// As [`Outlet::send`].
+    pub fn each(
+        &mut self,
+        batch: Vec<Item>,
+        mut change: impl FnMut(&mut Item) -> Result<(), ItemError>,
+    ) -> Result<(), StageError> {
+        for mut item in batch {
+            match change(&mut item) {
+                Ok(()) => self.send(item)?,
+                Err(error) => self.dead_letter(item, error),
+            }
+        }
+        Ok(())
+    }
+
     /// Sets one item aside with the reason; the run goes on.
     pub fn dead_letter(&mut self, item: Item, error: ItemError) {
         self.port.dead_letter(item, error);
+    }
+
+    /// The pages of `document` (from 1) that an earlier run has stored already,
+    /// as this stage makes them, so that making them can be spared. What is
+    /// sent nevertheless is passed over.
+    pub fn stored_pages(&self, document: &Item) -> BTreeSet<u32> {
+        self.port.stored_pages(document)
     }
 
     /// Whether the run is stopping now: a stage with a long loop looks here.
@@ -109,6 +141,15 @@ pub struct Delivery {
     pub ack: Ack,
 }
 
+/// Every item of a document that will ever reach a sink has been passed to it.
+#[derive(Debug)]
+pub struct Ended {
+    /// The document; see [`Document::has_failed`] and [`Document::is_removal`].
+    pub document: Arc<Document>,
+    /// To be released once the document's rows, or their absence, are durable.
+    pub ack: Ack,
+}
+
 /// What a sink learns before its first batch.
 #[derive(Debug, Clone)]
 pub struct SinkInput {
@@ -116,8 +157,50 @@ pub struct SinkInput {
     pub fields: FieldSet,
     /// Name of the pipeline, for messages.
     pub pipeline: String,
+    /// Name of the sink's node.
+    pub node: String,
     /// Hash of the configuration that makes the rows.
     pub fingerprint: String,
+    /// Where the sink notes what is durable of a document that has not ended
+    /// yet; none where the run cannot resume inside a document.
+    pub stager: Option<Stager>,
+    /// Where it tells how long its commits take.
+    pub meter: SinkMeter,
+}
+
+/// A document that a sink holds: what the ledger is rebuilt from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredDocument {
+    /// The document.
+    pub id: DocumentId,
+    /// Its path or URL.
+    pub uri: String,
+    /// Hash of the bytes that its rows were made from, as rows give it.
+    pub content_hash: String,
+    /// Hash of the configuration that made its rows.
+    pub fingerprint: String,
+    /// Number of rows.
+    pub n_rows: u64,
+}
+
+/// What a sink says of what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inventory {
+    /// It cannot say: the ledger is believed.
+    Unknown,
+    /// It holds what it held when it gave this mark.
+    Unchanged,
+    /// Every document that it holds.
+    Documents(Vec<StoredDocument>),
+}
+
+/// Rows of an unfinished document that an earlier run staged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StagedRows {
+    /// The document.
+    pub document: DocumentId,
+    /// What the sink gave to [`Stager::stage`].
+    pub payload: Vec<u8>,
 }
 
 /// Stores items. It runs on tokio, so that it may wait for a disk or a database.
@@ -131,19 +214,51 @@ pub trait Sink: Send {
     /// What the run cannot start without.
     fn open<'a>(&'a mut self, input: &'a SinkInput) -> BoxFuture<'a, Result<(), StageError>>;
 
+    /// What the sink holds, asked once after `open`. `mark` is what
+    /// [`Sink::mark`] gave last; if nothing has changed since,
+    /// [`Inventory::Unchanged`] saves the reading.
+    ///
+    /// # Errors
+    /// As [`Sink::open`].
+    fn inventory<'a>(
+        &'a mut self,
+        _mark: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Inventory, StageError>> {
+        Box::pin(async { Ok(Inventory::Unknown) })
+    }
+
+    /// Names the place of the rows and their version, after each commit. `None`
+    /// when somebody else has written between this sink's commits, so that the
+    /// next run reads the inventory.
+    fn mark(&self) -> Option<String> {
+        None
+    }
+
+    /// Takes over rows that an earlier run staged, once after `open`; says of
+    /// each whether it is still whole. Those of a document that then comes with
+    /// [`Document::is_resumed`] are stored with it, the others dropped.
+    ///
+    /// # Errors
+    /// As [`Sink::open`].
+    fn adopt(&mut self, rows: Vec<StagedRows>) -> BoxFuture<'_, Result<Vec<bool>, StageError>> {
+        Box::pin(async move { Ok(vec![false; rows.len()]) })
+    }
+
     /// Takes a batch. It may hold the items back to write more of them at once.
     ///
     /// # Errors
-    /// When the outside is broken (disk full, table gone): the run stops, and
-    /// what was not acked is done again by the next run.
+    /// When the outside is broken (disk full, table gone). The sink keeps what
+    /// it was given, so that [`Sink::idle`] can try again; otherwise the run
+    /// stops, and what was not acked is done again by the next run.
     fn store(&mut self, batch: Vec<Delivery>) -> BoxFuture<'_, Result<(), StageError>>;
 
-    /// Every item of `document` that will ever reach this sink has been passed
-    /// to [`Sink::store`]: now its rows can replace the old ones as a whole.
+    /// The document's items have all come: now its rows can replace the old
+    /// ones as a whole. A removal comes without items.
     ///
     /// # Errors
     /// As [`Sink::store`].
-    fn end_document(&mut self, _document: &Document) -> BoxFuture<'_, Result<(), StageError>> {
+    fn end_document(&mut self, ended: Ended) -> BoxFuture<'_, Result<(), StageError>> {
+        ended.ack.durable();
         Box::pin(async { Ok(()) })
     }
 
@@ -233,6 +348,12 @@ pub trait StageConfig: DeserializeOwned + Send + Sync + 'static {
         BatchPolicy::default()
     }
 
+    /// What else the rows depend on than the settings, such as the weights of a
+    /// model: a part of the fingerprint.
+    fn revision(&self, _resources: &Resources) -> String {
+        String::new()
+    }
+
     /// Makes one worker's stage. It is called at check time too, so it checks
     /// settings and finds files, and leaves what takes long to [`Stage::start`].
     ///
@@ -251,6 +372,10 @@ pub trait SourceConfig: DeserializeOwned + Send + Sync + 'static {
     const EXAMPLE: &'static str;
     /// The fields that its items have.
     fn fields(&self) -> Fields;
+    /// Whether it goes on until it is asked to stop.
+    fn is_continuous(&self) -> bool {
+        false
+    }
     /// Makes the source.
     ///
     /// # Errors

@@ -1,8 +1,14 @@
 //! For tests of stages and sinks: run one without a runner.
 
+use std::sync::Arc;
+
+use crate::document::{Arrival, Document, Tracker};
 use crate::error::{ItemError, StageError};
+use crate::fields::FieldSet;
 use crate::item::Item;
-use crate::stage::{Delivery, Outlet, OutletPort, Stage};
+use crate::key::Origin;
+use crate::metrics::SinkMeter;
+use crate::stage::{Delivery, Ended, Outlet, OutletPort, SinkInput, Stage};
 
 /// What a stage sent and set aside.
 #[derive(Debug, Default)]
@@ -47,22 +53,48 @@ pub fn run_stage(stage: &mut dyn Stage, items: impl IntoIterator<Item = Item>) -
 
 /// Wraps items as deliveries to a sink, and the documents that they belong to.
 /// All items must be of one document.
-pub fn deliver(
-    items: impl IntoIterator<Item = Item>,
-) -> (
-    Vec<Delivery>,
-    Option<std::sync::Arc<crate::document::Document>>,
-) {
-    let tracker = crate::document::Tracker::default();
+pub fn deliver(items: impl IntoIterator<Item = Item>) -> (Vec<Delivery>, Option<Arc<Document>>) {
+    let tracker = Tracker::default();
     let mut token = None;
     let deliveries = items.into_iter().map(|item| {
         let token = token.get_or_insert_with(|| tracker.begin(item.origin()));
         Delivery {
             item,
-            ack: token.clone().arrive(),
+            ack: token.clone().arrive(0),
         }
     });
     let deliveries: Vec<Delivery> = deliveries.collect();
-    let document = token.map(|token| std::sync::Arc::clone(token.document()));
+    let document = token.map(|token| Arc::clone(token.document()));
     (deliveries, document)
+}
+
+/// The message that a sink gets when it has seen all of `document`.
+pub fn ended(document: &Arc<Document>) -> Ended {
+    Ended {
+        document: Arc::clone(document),
+        ack: document.end_ack(),
+    }
+}
+
+/// The message that a sink gets when the document at `uri` is gone.
+pub fn removed(uri: &str) -> Ended {
+    let origin = Arc::new(Origin::new(uri, "", &[]));
+    let arrival = Arrival {
+        is_removal: true,
+        ..Arrival::default()
+    };
+    let token = Tracker::default().begin_arrival(&origin, arrival);
+    ended(token.document())
+}
+
+/// What a sink of a pipeline `pages` learns, with these fields.
+pub fn sink_input(fields: FieldSet) -> SinkInput {
+    SinkInput {
+        fields,
+        pipeline: "pages".into(),
+        node: "table".into(),
+        fingerprint: "0123456789abcdef".into(),
+        stager: None,
+        meter: SinkMeter::default(),
+    }
 }

@@ -1,37 +1,57 @@
-//! `kind = "jsonl"`: one JSON object an item, in one file.
+//! `kind = "jsonl"`: one JSON object an item, a line each, in part files.
 //!
-//! The file holds the rows of one run: it is written beside its place, under
-//! the name with `.partial` at the end, and takes its place when the run ends.
-//! So a rerun replaces it, and a run that is stopped leaves the old one. A
-//! document's rows are written together when the document ends; a document
-//! that failed is left out.
+//! `path` is a folder with files `part-00000001.jsonl` and so on. A part holds
+//! whole documents and appears at once. A document that comes again is replaced
+//! in the part that holds it, one that is gone is taken out of it; new ones go
+//! to a new part.
 
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures::future::BoxFuture;
 use pagemill_pipeline::{
-    Ack, Delivery, Document, FieldError, FieldType, Item, Resources, Sink, SinkConfig, SinkInput,
-    StageError, Value, VectorData, Vectors, Word,
+    DocumentId, FieldError, FieldType, Item, Resources, Sink, SinkConfig, SinkInput, StageError,
+    StoredDocument, Value, VectorData, Vectors, Word,
 };
 use serde::Deserialize;
+use serde::de::Error as _;
 use serde_json::{Map, json};
 
+use crate::lancedb::Durability;
+use crate::parts::{Format, PartConfig, PartError, PartSink, Rows, Settings, Tally};
 use crate::row;
 
 /// Settings of `kind = "jsonl"`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JsonlConfig {
-    /// The file; its folder is made if there is none.
+    /// The folder of the parts; it is made if there is none.
     pub path: PathBuf,
     /// What becomes of encoded bytes, such as thumbnails.
     #[serde(default)]
     pub bytes: BytesAs,
+    /// What a stored row survives.
+    #[serde(default)]
+    pub durability: Durability,
+    /// When complete documents become a part.
+    #[serde(default)]
+    pub part: PartConfig,
+}
+
+impl JsonlConfig {
+    /// Parts in this folder.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            bytes: BytesAs::default(),
+            durability: Durability::default(),
+            part: PartConfig::default(),
+        }
+    }
 }
 
 /// How bytes are written.
@@ -47,163 +67,137 @@ pub enum BytesAs {
 
 impl SinkConfig for JsonlConfig {
     const KIND: &'static str = "jsonl";
-    const ABOUT: &'static str = "writes one JSON object an item to a file, anew in each run";
+    const ABOUT: &'static str = "writes one JSON object an item to part files in a folder";
     const EXAMPLE: &'static str = "path = \"data/pages.jsonl\"";
 
     fn build(&self, _: &Resources) -> Result<Box<dyn Sink>, FieldError> {
-        Ok(Box::new(Jsonl::new(self.clone())?))
+        let settings = Settings {
+            folder: self.path.clone(),
+            limits: self.part,
+            durability: self.durability,
+        };
+        Ok(Box::new(PartSink::new(settings, Jsonl::new(self.bytes))?))
     }
 }
 
-/// Writes one JSON object an item to a file.
-pub struct Jsonl {
-    config: JsonlConfig,
+/// Rows as lines of JSON.
+pub(crate) struct Jsonl {
+    bytes: BytesAs,
     /// Set by `open`.
-    output: Option<Output>,
-    /// Documents that are still coming, by the address of their [`Document`].
-    coming: HashMap<usize, (Vec<Item>, Vec<Ack>)>,
-    /// Of documents that are written; the file is not in its place yet.
-    written: Vec<Ack>,
-}
-
-struct Output {
-    file: BufWriter<File>,
-    partial: PathBuf,
     fields: Vec<(String, FieldType)>,
     fingerprint: String,
 }
 
 impl Jsonl {
-    /// Checks the settings; nothing is opened yet.
-    ///
-    /// # Errors
-    /// A path that names no file.
-    pub fn new(config: JsonlConfig) -> Result<Self, FieldError> {
-        if config.path.file_name().is_none() {
-            return Err(FieldError::new(
-                "path",
-                format_args!("`{}` names no file", config.path.display()),
-                "write a file's path, such as \"data/pages.jsonl\"",
-            ));
+    pub(crate) fn new(bytes: BytesAs) -> Self {
+        Self {
+            bytes,
+            fields: Vec::new(),
+            fingerprint: String::new(),
         }
-        Ok(Self {
-            config,
-            output: None,
-            coming: HashMap::new(),
-            written: Vec::new(),
-        })
     }
+}
 
-    fn cannot_write(&self, error: io::Error) -> StageError {
-        StageError::caused(
-            format_args!("cannot write `{}`", self.config.path.display()),
-            "set `path` to a file that this user may write, on a disk with room",
-            error,
-        )
-    }
+/// What a line says of its document.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow)]
+    document_id: Cow<'a, str>,
+    #[serde(borrow)]
+    document: Cow<'a, str>,
+    #[serde(borrow)]
+    content_hash: Cow<'a, str>,
+    #[serde(borrow)]
+    fingerprint: Cow<'a, str>,
+}
 
-    fn start(&mut self, input: &SinkInput) -> Result<(), StageError> {
-        let fields = row::stored_fields(&input.fields)?;
-        let path = &self.config.path;
-        let mut partial = path.clone().into_os_string();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let open = || {
-            if path.is_dir() {
-                return Err(io::Error::from(io::ErrorKind::IsADirectory));
-            }
-            if let Some(folder) = folder_of(path) {
-                std::fs::create_dir_all(folder)?;
-            }
-            OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .open(&partial)
-        };
-        let file = open().map_err(|error| self.cannot_write(error))?;
-        self.output = Some(Output {
-            file: BufWriter::new(file),
-            partial,
-            fields,
-            fingerprint: input.fingerprint.clone(),
-        });
+impl Format for Jsonl {
+    const EXTENSION: &'static str = "jsonl";
+
+    fn open(&mut self, input: &SinkInput, _: Option<&Path>) -> Result<(), StageError> {
+        self.fields = row::stored_fields(&input.fields)?;
+        self.fingerprint.clone_from(&input.fingerprint);
         Ok(())
     }
 
-    fn write(&mut self, items: &[Item]) -> Result<(), StageError> {
-        let bytes = self.config.bytes;
-        let output = self
-            .output
-            .as_mut()
-            .expect("the runner opens a sink before it hands anything over");
-        let written = items.iter().try_for_each(|item| {
-            let row = to_json(item, &output.fields, &output.fingerprint, bytes);
-            serde_json::to_writer(&mut output.file, &row)?;
-            output.file.write_all(b"\n")
-        });
-        written.map_err(|error| self.cannot_write(error))
+    fn documents(&self, part: &Path) -> Result<Vec<StoredDocument>, PartError> {
+        let mut tally = Tally::default();
+        for_each_line(part, |_, head| {
+            Ok(tally.count(
+                &head.document_id,
+                &head.document,
+                &head.content_hash,
+                &head.fingerprint,
+            ))
+        })?;
+        Ok(tally.into_documents())
     }
 
-    /// Puts the file in its place, whole and synced.
-    fn publish(&mut self) -> Result<(), StageError> {
-        let Some(output) = self.output.take() else {
-            return Ok(());
-        };
-        let published = (|| {
-            let file = output
-                .file
-                .into_inner()
-                .map_err(io::IntoInnerError::into_error)?;
-            file.sync_all()?;
-            std::fs::rename(&output.partial, &self.config.path)?;
-            let folder = folder_of(&self.config.path).unwrap_or(Path::new("."));
-            File::open(folder)?.sync_all()
-        })();
-        published.map_err(|error| self.cannot_write(error))?;
-        for ack in self.written.drain(..) {
-            ack.durable();
+    fn write(
+        &mut self,
+        file: &File,
+        rows: &[Rows<'_>],
+        _: &[StoredDocument],
+    ) -> Result<(), PartError> {
+        let mut file = BufWriter::new(file);
+        for rows in rows {
+            match rows {
+                Rows::Items(items) => {
+                    for item in *items {
+                        let row = to_json(item, &self.fields, &self.fingerprint, self.bytes);
+                        serde_json::to_writer(&mut file, &row).map_err(io::Error::from)?;
+                        file.write_all(b"\n")?;
+                    }
+                }
+                Rows::Part { path, without } if without.is_empty() => {
+                    io::copy(&mut File::open(path)?, &mut file)?;
+                }
+                Rows::Part { path, without } => copy_lines(path, without, &mut file)?,
+            }
         }
+        file.flush()?;
         Ok(())
     }
 }
 
-impl Sink for Jsonl {
-    fn open<'a>(&'a mut self, input: &'a SinkInput) -> BoxFuture<'a, Result<(), StageError>> {
-        Box::pin(async move { self.start(input) })
-    }
-
-    fn store(&mut self, batch: Vec<Delivery>) -> BoxFuture<'_, Result<(), StageError>> {
-        for Delivery { item, ack } in batch {
-            let key = std::ptr::from_ref(&**ack.document()).addr();
-            let (items, acks) = self.coming.entry(key).or_default();
-            items.push(item);
-            acks.push(ack);
+fn copy_lines(
+    path: &Path,
+    without: &HashSet<DocumentId>,
+    to: &mut impl Write,
+) -> Result<(), PartError> {
+    for_each_line(path, |line, head| {
+        let Some(id) = DocumentId::from_hex(&head.document_id) else {
+            return Ok(false);
+        };
+        if !without.contains(&id) {
+            to.write_all(line)?;
+            to.write_all(b"\n")?;
         }
-        Box::pin(async { Ok(()) })
-    }
-
-    fn end_document(&mut self, document: &Document) -> BoxFuture<'_, Result<(), StageError>> {
-        let rows = self.coming.remove(&std::ptr::from_ref(document).addr());
-        let rows = rows.filter(|_| !document.has_failed());
-        Box::pin(async move {
-            if let Some((items, acks)) = rows {
-                self.write(&items)?;
-                self.written.extend(acks);
-            }
-            Ok(())
-        })
-    }
-
-    fn finish(&mut self) -> BoxFuture<'_, Result<(), StageError>> {
-        Box::pin(async move { self.publish() })
-    }
+        Ok(true)
+    })
 }
 
-/// The folder that a file is in; `None` for the current one.
-fn folder_of(path: &Path) -> Option<&Path> {
-    path.parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
+/// Calls `take` with each line, which is false when the document's id is none.
+fn for_each_line(
+    part: &Path,
+    mut take: impl FnMut(&[u8], &Head<'_>) -> io::Result<bool>,
+) -> Result<(), PartError> {
+    let mut file = BufReader::new(File::open(part)?);
+    let mut text = Vec::new();
+    for line in 1.. {
+        text.clear();
+        if file.read_until(b'\n', &mut text)? == 0 {
+            break;
+        }
+        let text = text.trim_ascii_end();
+        let no_row = |source| PartError::Line { line, source };
+        let head: Head<'_> = serde_json::from_slice(text).map_err(no_row)?;
+        if !take(text, &head)? {
+            let problem = format!("`{}` is no `{}`", head.document_id, row::DOCUMENT_ID);
+            return Err(no_row(serde_json::Error::custom(problem)));
+        }
+    }
+    Ok(())
 }
 
 /// One row, with the names that the columns of a table have.
@@ -263,16 +257,14 @@ fn vectors_as(ty: FieldType, vectors: &Vectors) -> serde_json::Value {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use pagemill_pipeline::testing::deliver;
+    use pagemill_pipeline::testing::{deliver, ended, sink_input};
     use pagemill_pipeline::{Field, FieldSet};
 
     use super::*;
 
-    async fn run(path: &Path, bytes: BytesAs, documents: Vec<Vec<Item>>) -> Vec<Arc<Document>> {
-        let path = path.to_owned();
-        let mut sink = Jsonl::new(JsonlConfig { path, bytes }).expect("the settings are good");
+    async fn store(settings: &str, items: Vec<Item>) {
+        let config: JsonlConfig = serde_json::from_str(settings).expect("the settings are good");
+        let mut sink = config.build(&Resources::default()).expect("a sink");
         let fields = [
             Field::IMAGE,
             Field::TEXT,
@@ -280,47 +272,22 @@ mod tests {
             Field::VECTOR,
             Field::VECTORS,
         ];
-        let input = SinkInput {
-            fields: FieldSet::from_iter(fields),
-            pipeline: "pages".into(),
-            fingerprint: "f1".into(),
-        };
+        let input = sink_input(FieldSet::from_iter(fields));
         sink.open(&input).await.expect("opens");
-        let mut ended = Vec::new();
-        for items in documents {
-            let (deliveries, document) = deliver(items);
-            let document = document.expect("there are items");
-            sink.store(deliveries).await.expect("stored");
-            sink.end_document(&document).await.expect("ended");
-            assert_eq!(document.n_stored(), 0);
-            ended.push(document);
-        }
+        let (deliveries, document) = deliver(items);
+        sink.store(deliveries).await.expect("stored");
+        let document = document.expect("there are items");
+        sink.end_document(ended(&document)).await.expect("ended");
         sink.finish().await.expect("finishes");
-        ended
     }
 
-    fn lines(path: &Path) -> Vec<serde_json::Value> {
-        let text = std::fs::read_to_string(path).expect("the file is there");
+    fn lines(folder: &Path) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(folder.join("part-00000001.jsonl"));
         let parse = |line| serde_json::from_str(line).expect("a line is JSON");
-        text.lines().map(parse).collect()
-    }
-
-    #[tokio::test]
-    async fn a_rerun_replaces_the_file() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("new/rows.jsonl");
-        for word in ["first", "second"] {
-            let one = Item::of_text("a.txt", word).with_page(1);
-            let two = Item::of_text("b.txt", word).with_page(1);
-            let documents = vec![vec![one.clone(), one.with_page(2)], vec![two]];
-            let ended = run(&path, BytesAs::Base64, documents).await;
-            assert_eq!((ended[0].n_stored(), ended[1].n_stored()), (2, 1));
-            let lines = lines(&path);
-            assert_eq!(lines.len(), 3);
-            assert!(lines.iter().all(|line| line["text"] == word));
-        }
-        let files = std::fs::read_dir(folder.path().join("new")).expect("the folder is there");
-        assert_eq!(files.count(), 1);
+        text.expect("the part is there")
+            .lines()
+            .map(parse)
+            .collect()
     }
 
     #[tokio::test]
@@ -337,74 +304,52 @@ mod tests {
                 Value::Bytes(bytes::Bytes::from_static(b"jpeg")),
             );
         let id = item.origin().id.to_string();
-        run(&path, BytesAs::Base64, vec![vec![item.clone()]]).await;
+        let settings = json!({"path": path});
+        store(&settings.to_string(), vec![item.clone()]).await;
         let line = &lines(&path)[0];
         assert_eq!(line["document"], "a.txt");
         assert_eq!(line["document_id"], id);
         assert_eq!(line["media_type"], "text/plain");
-        assert_eq!(line["fingerprint"], "f1");
+        assert_eq!(line["fingerprint"], "0123456789abcdef");
         assert_eq!((&line["page"], &line["part"]), (&json!(3), &json!(null)));
         assert_eq!(line["vector"], json!([0.5, 0.25]));
         assert_eq!(line["vectors"], json!([[1.0, 2.0], [3.0, 4.0]]));
         assert_eq!(line["thumbnail"], "anBlZw==");
         assert!(line.get("image").is_none());
 
-        run(&path, BytesAs::Skip, vec![vec![item]]).await;
+        let settings = json!({"path": path, "bytes": "skip", "durability": "process"});
+        store(&settings.to_string(), vec![item]).await;
+        assert_eq!(lines(&path).len(), 1);
         assert!(lines(&path)[0].get("thumbnail").is_none());
     }
 
     #[tokio::test]
-    async fn a_document_that_failed_is_left_out_and_a_stopped_run_leaves_the_old_file() {
+    async fn a_last_line_without_its_end_is_a_line() {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("rows.jsonl");
-        run(
-            &path,
-            BytesAs::Base64,
-            vec![vec![Item::of_text("a.txt", "old")]],
-        )
-        .await;
-
-        let config = JsonlConfig {
-            path: path.clone(),
-            bytes: BytesAs::Base64,
-        };
-        let mut sink = Jsonl::new(config).expect("the settings are good");
-        let input = SinkInput {
-            fields: FieldSet::from_iter([Field::TEXT]),
-            pipeline: "pages".into(),
-            fingerprint: "f1".into(),
-        };
-        sink.open(&input).await.expect("opens");
-        let page = Item::of_text("a.txt", "new").with_page(1);
-        let (mut deliveries, document) = deliver([page.clone(), page.with_page(2)]);
-        drop(deliveries.pop());
-        sink.store(deliveries).await.expect("stored");
-        let document = document.expect("there are items");
-        sink.end_document(&document).await.expect("ended");
-        assert_eq!(lines(&path)[0]["text"], "old");
-        sink.finish().await.expect("finishes");
-        assert!(lines(&path).is_empty());
-        assert_eq!(document.n_stored(), 0);
+        let part = folder.path().join("part-00000001.jsonl");
+        let settings = json!({"path": folder.path()}).to_string();
+        store(&settings, vec![Item::of_text("a.txt", "mill")]).await;
+        let a = std::fs::read_to_string(&part).expect("the part is there");
+        store(&settings, vec![Item::of_text("b.txt", "mill")]).await;
+        let b = std::fs::read_to_string(folder.path().join("part-00000002.jsonl"));
+        let both = format!("{a}{}", b.expect("the part is there").trim_end());
+        std::fs::write(&part, both).unwrap();
+        // The second part holds the later one, and so the first part loses it.
+        store(&settings, vec![Item::of_text("c.txt", "mill")]).await;
+        assert_eq!(std::fs::read_to_string(&part).unwrap(), a);
     }
 
-    #[tokio::test]
-    async fn a_path_that_cannot_be_written_is_found_before_the_run() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().to_owned();
-        let config = JsonlConfig {
-            path: path.clone(),
-            bytes: BytesAs::Base64,
+    #[test]
+    fn unknown_settings_are_refused() {
+        let refused = |settings: serde_json::Value| {
+            let config = serde_json::from_value::<JsonlConfig>(settings);
+            config.expect_err("refused").to_string()
         };
-        let mut sink = Jsonl::new(config).expect("the settings are good");
-        let input = SinkInput {
-            fields: FieldSet::default(),
-            pipeline: "pages".into(),
-            fingerprint: "f1".into(),
-        };
-        let error = sink.open(&input).await.expect_err("a folder is in the way");
-        assert_eq!(
-            error.to_string(),
-            format!("cannot write `{}`", path.display())
-        );
+        let error = refused(json!({"path": "a", "bytes": "hex"}));
+        assert!(error.contains("expected `base64` or `skip`"), "{error}");
+        let error = refused(json!({"path": "a", "durability": "none"}));
+        assert!(error.contains("expected `power` or `process`"), "{error}");
+        let error = refused(json!({"path": "a", "part": {"rows": 1}}));
+        assert!(error.contains("unknown field `rows`"), "{error}");
     }
 }

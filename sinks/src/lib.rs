@@ -1,12 +1,19 @@
-//! Sinks: where rows end up. LanceDB tables and JSON lines.
+//! Sinks: where rows end up. LanceDB tables, and part files of JSON lines or
+//! Parquet.
 //!
 //! A sink keeps each item's [`Ack`](pagemill_pipeline::Ack) until the item is
 //! durable, and replaces a document's rows as a whole: a rerun never adds to
 //! what an earlier run stored, and a reader never sees half a document.
 
+mod columns;
+mod disk;
 pub mod jsonl;
 pub mod lancedb;
+pub mod parquet;
+mod parts;
 mod row;
+
+pub use parts::PartConfig;
 
 use pagemill_pipeline::Registry;
 
@@ -16,4 +23,5 @@ pub fn register(registry: Registry) -> Registry {
     registry
         .sink::<lancedb::LanceDbConfig>()
         .sink::<jsonl::JsonlConfig>()
+        .sink::<parquet::ParquetConfig>()
 }

@@ -27,6 +27,12 @@ const FIXED: [&str; 7] = [
     PART,
 ];
 
+/// Where a fixed column stands; others come after them.
+pub(crate) fn fixed_place(column: &str) -> usize {
+    let place = FIXED.iter().position(|name| *name == column);
+    place.unwrap_or(FIXED.len())
+}
+
 /// The fields that a sink stores, in order of name.
 ///
 /// # Errors
@@ -39,7 +45,7 @@ pub(crate) fn stored_fields(fields: &FieldSet) -> Result<Vec<(String, FieldType)
         .collect();
     match stored
         .iter()
-        .find(|(name, _)| FIXED.contains(&name.as_str()))
+        .find(|(name, _)| fixed_place(name) < FIXED.len())
     {
         None => Ok(stored),
         Some((name, _)) => Err(StageError::fatal(

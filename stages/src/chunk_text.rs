@@ -69,6 +69,11 @@ impl StageConfig for ChunkTextConfig {
             .one_to_many()
     }
 
+    fn revision(&self, resources: &Resources) -> String {
+        let model = self.model.as_deref();
+        model.map_or_else(String::new, |model| models::revision(model, resources))
+    }
+
     fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {
         Ok(Box::new(ChunkText::new(self, resources)?))
     }

@@ -31,6 +31,17 @@ pub struct EmbedTextConfig {
     pub max_tokens: Option<usize>,
 }
 
+impl EmbedTextConfig {
+    /// This model, on the processor.
+    pub fn new(model: impl Into<String>) -> Self {
+        Self {
+            model: model.into(),
+            device: default_device(),
+            max_tokens: None,
+        }
+    }
+}
+
 fn default_device() -> String {
     "cpu".into()
 }
@@ -46,6 +57,10 @@ impl StageConfig for EmbedTextConfig {
 
     fn batch(&self) -> BatchPolicy {
         BatchPolicy::of_items(32, 20).with_max_tokens(8192)
+    }
+
+    fn revision(&self, resources: &Resources) -> String {
+        models::revision(&self.model, resources)
     }
 
     fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {

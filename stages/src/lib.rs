@@ -1,7 +1,7 @@
 //! pagemill's sources and stages, one file or folder for each kind.
 //!
-//! In the order in which data flows: [`ReadFiles`] brings documents in,
-//! [`RenderPdf`] makes pages of PDFs and, after it, [`DecodeImage`] of pictures;
+//! In the order in which data flows: [`ReadFiles`] and [`Stdin`] bring documents
+//! in, [`RenderPdf`] makes pages of PDFs and, after it, [`DecodeImage`] of pictures;
 //! [`Resize`] and [`Thumbnail`] work on their pixels; [`ChunkText`] splits
 //! their text, and [`EmbedText`] turns it into vectors.
 //!
@@ -16,6 +16,8 @@
 mod media;
 
 mod read_files;
+
+mod stdin;
 
 pub mod render_pdf;
 
@@ -46,6 +48,7 @@ pub use embed_text::{EmbedText, EmbedTextConfig};
 pub use read_files::{ReadFiles, ReadFilesConfig};
 pub use render_pdf::{RenderPdf, RenderPdfConfig};
 pub use resize::{Resize, ResizeConfig};
+pub use stdin::{AttributeType, LineFormat, Stdin, StdinConfig};
 pub use thumbnail::{Thumbnail, ThumbnailConfig, ThumbnailFormat};
 
 /// Adds the kinds of this crate.
@@ -53,6 +56,7 @@ pub use thumbnail::{Thumbnail, ThumbnailConfig, ThumbnailFormat};
 pub fn register(registry: Registry) -> Registry {
     registry
         .source::<ReadFilesConfig>()
+        .source::<StdinConfig>()
         .stage::<RenderPdfConfig>()
         .stage::<DecodeImageConfig>()
         .stage::<ResizeConfig>()
@@ -178,16 +182,23 @@ mod tests {
         assert_eq!(stages.count(), 6, "a kind is not checked");
     }
 
+    /// Builds the kind's example.
+    fn check_source<C: SourceConfig>() {
+        let file = parse(&around(Role::Source, C::KIND, C::EXAMPLE)).unwrap();
+        let config = file.pipelines()[0].nodes()[0].settings::<C>().unwrap();
+        assert!(config.build(&Resources::default()).is_ok(), "{}", C::KIND);
+        assert!(!config.is_continuous());
+    }
+
     #[test]
     fn every_kind_of_source_builds_its_example() {
-        let file = parse(&around(
-            Role::Source,
-            "read_files",
-            ReadFilesConfig::EXAMPLE,
-        ))
-        .unwrap();
-        let config = file.pipelines()[0].nodes()[0].settings::<ReadFilesConfig>();
-        assert!(config.unwrap().build(&Resources::default()).is_ok());
+        check_source::<ReadFilesConfig>();
+        check_source::<StdinConfig>();
+        let registry = register(Registry::new());
+        let sources = registry
+            .kinds()
+            .filter(|(_, kind)| kind.role == Role::Source);
+        assert_eq!(sources.count(), 2, "a kind is not checked");
     }
 
     #[test]

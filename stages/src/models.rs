@@ -66,6 +66,15 @@ pub(crate) fn find(name: &str, resources: &Resources) -> Result<(PathBuf, ModelC
     Ok((folder, card))
 }
 
+/// What the rows owe to the model that `name` names: see [`pagemill_models::revision`].
+/// Empty if it is not there, which `build` reports.
+pub(crate) fn revision(name: &str, resources: &Resources) -> String {
+    let places = resources.get_or_insert("", ModelPlaces::from_environment);
+    resolve(name, &places).map_or_else(|_| String::new(), |folder| {
+        pagemill_models::revision(&folder)
+    })
+}
+
 fn refused(error: &ModelError) -> FieldError {
     FieldError::new(
         "model",

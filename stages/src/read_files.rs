@@ -1,27 +1,41 @@
 //! `kind = "read_files"`: the documents of a folder.
 //!
 //! Nothing is lost silently: what the patterns choose and cannot be read
-//! becomes a dead letter.
+//! becomes a dead letter. Nothing is read twice: what the ledger knows by its
+//! size and times is passed over. With `watch = true` the folder is followed.
 
 mod listing;
-mod reading;
+pub(crate) mod reading;
+pub(crate) mod state;
+
+// Reading the folder once.
+mod pass;
+
+// Following it.
+mod notice;
+mod rest;
+mod watch;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
-use futures::stream::{self, StreamExt};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use pagemill_pipeline::{
-    Field, FieldError, Fields, Item, ItemError, Resources, Source, SourceConfig, SourceOutlet,
-    StageError,
+    Field, FieldError, Fields, Resources, Source, SourceConfig, SourceOutlet, StageError,
 };
 use serde::Deserialize;
 
-use listing::{Found, Listing};
+use listing::Listing;
+use pass::Pass;
+use reading::Reader;
+use state::Clock;
+use watch::Watch;
 
 /// Files read before they are asked for, so that the disk works while the
 /// edge is full. Each is held in memory.
-const READ_AHEAD: usize = 2;
+pub(crate) const READ_AHEAD: usize = 2;
 
 /// Settings of `kind = "read_files"`.
 #[derive(Debug, Clone, Deserialize)]
@@ -42,14 +56,48 @@ pub struct ReadFilesConfig {
     /// Whether to read what symbolic links lead to.
     #[serde(default)]
     pub follow_links: bool,
+    /// Whether to keep running and to follow changes and deletions.
+    #[serde(default)]
+    pub watch: bool,
+    /// How long a watched file must have stayed as it is before it is read, and
+    /// must have been gone before its rows are removed.
+    #[serde(default = "default_rest_ms")]
+    pub rest_ms: u64,
+    /// How often a watched folder is listed anew, for what the system did not tell.
+    #[serde(default = "default_rescan_s")]
+    pub rescan_s: u64,
+}
+
+impl ReadFilesConfig {
+    /// All files of a folder, once.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            include: default_include(),
+            exclude: Vec::new(),
+            max_file_bytes: default_max_file_bytes(),
+            follow_links: false,
+            watch: false,
+            rest_ms: default_rest_ms(),
+            rescan_s: default_rescan_s(),
+        }
+    }
 }
 
 fn default_include() -> Vec<String> {
     vec!["**/*".into()]
 }
 
-fn default_max_file_bytes() -> u64 {
+pub(crate) fn default_max_file_bytes() -> u64 {
     2 << 30
+}
+
+fn default_rest_ms() -> u64 {
+    1000
+}
+
+fn default_rescan_s() -> u64 {
+    60
 }
 
 impl SourceConfig for ReadFilesConfig {
@@ -59,6 +107,10 @@ impl SourceConfig for ReadFilesConfig {
 
     fn fields(&self) -> Fields {
         Fields::provides([Field::DOCUMENT])
+    }
+
+    fn is_continuous(&self) -> bool {
+        self.watch
     }
 
     fn build(&self, _resources: &Resources) -> Result<Box<dyn Source>, FieldError> {
@@ -71,6 +123,14 @@ impl SourceConfig for ReadFilesConfig {
 pub struct ReadFiles {
     listing: Listing,
     max_file_bytes: u64,
+    watch: Option<Watching>,
+}
+
+/// When a watched folder is looked at.
+#[derive(Debug, Clone, Copy)]
+struct Watching {
+    rest: Duration,   // Invariant: at least 10 ms.
+    rescan: Duration, // Invariant: at least 1 s.
 }
 
 impl ReadFiles {
@@ -113,41 +173,63 @@ impl ReadFiles {
                 include: patterns("include", &config.include)?,
                 exclude: patterns("exclude", &config.exclude)?,
                 follow_links: config.follow_links,
+                clock: SystemTime::now,
             },
             max_file_bytes: config.max_file_bytes,
+            watch: watching(config)?,
         })
     }
 
-    async fn send_all(self, outlet: SourceOutlet) -> Result<(), StageError> {
-        let Self {
-            listing,
-            max_file_bytes,
-        } = self;
-        let root = listing.root.display().to_string();
-        let found = blocking(move || listing.list()).await?;
-        outlet.expect(found.len());
-        if found.is_empty() {
-            tracing::warn!(path = root, "no file is chosen by `include` and `exclude`");
+    /// The same with another clock, for tests.
+    #[cfg(test)]
+    fn with_clock(mut self, clock: Clock) -> Self {
+        self.listing.clock = clock;
+        self
+    }
+
+    async fn read(self, outlet: SourceOutlet) -> Result<(), StageError> {
+        let clock: Clock = self.listing.clock;
+        let pass = Pass {
+            listing: Arc::new(self.listing),
+            reader: Reader {
+                max_bytes: self.max_file_bytes,
+                clock,
+                leave_out: "narrow `include`, or name it in `exclude`",
+            },
+            outlet,
+        };
+        if let Some(retries) = pass.outlet.retries() {
+            let retries = retries.to_vec();
+            return pass.feed_again(retries).await;
         }
-        let documents = stream::iter(found).map(|found| read(found, max_file_bytes));
-        let mut documents = documents.buffered(READ_AHEAD);
-        while let Some(read) = documents.next().await {
-            if outlet.is_draining() {
-                break;
-            }
-            match read? {
-                (_, Ok(item)) => outlet.send(item).await?,
-                (uri, Err(error)) => outlet.dead_letter(&uri, &error)?,
-            }
+        match self.watch {
+            Some(watching) => Watch::new(pass, watching).run().await,
+            None => pass.run().await,
         }
-        Ok(())
     }
 }
 
 impl Source for ReadFiles {
     fn run(self: Box<Self>, outlet: SourceOutlet) -> BoxFuture<'static, Result<(), StageError>> {
-        Box::pin(self.send_all(outlet))
+        Box::pin(self.read(outlet))
     }
+}
+
+fn watching(config: &ReadFilesConfig) -> Result<Option<Watching>, FieldError> {
+    const REST_MS: std::ops::RangeInclusive<u64> = 10..=3_600_000;
+    if !REST_MS.contains(&config.rest_ms) {
+        let problem = format_args!("must be from {} to {}", REST_MS.start(), REST_MS.end());
+        let hint = "leave it out for a second; take more where files are written slowly";
+        return Err(FieldError::new("rest_ms", problem, hint));
+    }
+    if config.rescan_s == 0 {
+        let hint = "leave it out for a minute";
+        return Err(FieldError::new("rescan_s", "must be at least 1", hint));
+    }
+    Ok(config.watch.then(|| Watching {
+        rest: Duration::from_millis(config.rest_ms),
+        rescan: Duration::from_secs(config.rescan_s),
+    }))
 }
 
 /// Compiles the patterns of one setting.
@@ -171,21 +253,8 @@ fn patterns(field: &'static str, patterns: &[String]) -> Result<GlobSet, FieldEr
         .map_err(|error| FieldError::new(field, format_args!("cannot be used: {error}"), hint))
 }
 
-/// What became of one file: its URI, and the document or why there is none.
-type Outcome = (String, Result<Item, ItemError>);
-
-async fn read(found: Found, max_file_bytes: u64) -> Result<Outcome, StageError> {
-    let Found { uri, file } = found;
-    let path = match file {
-        Ok(path) => path,
-        Err(error) => return Ok((uri, Err(error))),
-    };
-    let item = reading::read_document(path, &uri, max_file_bytes).await?;
-    Ok((uri, item))
-}
-
 /// Runs what waits for the disk on a thread that may wait.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, StageError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| {

@@ -81,18 +81,12 @@ impl Resize {
 
 impl Stage for Resize {
     fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
-        for mut item in batch {
-            match self.resize(&item) {
-                Ok(image) => {
-                    if let Some(image) = image {
-                        item.set(Field::IMAGE.name, Arc::new(image));
-                    }
-                    outlet.send(item)?;
-                }
-                Err(error) => outlet.dead_letter(item, error),
+        outlet.each(batch, |item| {
+            if let Some(image) = self.resize(item)? {
+                item.set(Field::IMAGE.name, Arc::new(image));
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 

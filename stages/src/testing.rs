@@ -1,5 +1,7 @@
 //! For the tests of this crate: pages, and a model so small that it loads at once.
 
+pub(crate) mod sources;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

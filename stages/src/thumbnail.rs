@@ -149,16 +149,11 @@ impl Thumbnail {
 
 impl Stage for Thumbnail {
     fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
-        for mut item in batch {
-            match self.thumbnail(&item) {
-                Ok(encoded) => {
-                    item.set(Field::THUMBNAIL.name, Value::Bytes(encoded));
-                    outlet.send(item)?;
-                }
-                Err(error) => outlet.dead_letter(item, error),
-            }
-        }
-        Ok(())
+        outlet.each(batch, |item| {
+            let encoded = self.thumbnail(item)?;
+            item.set(Field::THUMBNAIL.name, Value::Bytes(encoded));
+            Ok(())
+        })
     }
 }
 

@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use annotate_snippets::renderer::DecorStyle;
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+use crate::metrics::Role;
 
 /// One thing that is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,41 +35,103 @@ impl Diagnostic {
     }
 }
 
+/// What a pipeline was wired in: hints speak its language.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wiring {
+    Toml,
+    Rust,
+}
+
+impl Wiring {
+    /// How a node of this role is added.
+    pub(crate) fn add(self, pipeline: &str, role: Role) -> String {
+        let role = role.table();
+        match self {
+            Self::Toml => format!("add a `[{pipeline}.{role}.NAME]` table"),
+            Self::Rust => format!("add `.{role}(\"NAME\", ..)`"),
+        }
+    }
+
+    /// How what no `when` takes is dropped.
+    pub(crate) fn drop_the_rest(self) -> &'static str {
+        match self {
+            Self::Toml => "`else = \"drop\"`",
+            Self::Rust => "`.or_else_drop()`",
+        }
+    }
+
+    /// How what no `when` takes goes to another node.
+    pub(crate) fn name_the_rest(self) -> &'static str {
+        match self {
+            Self::Toml => "`else = \"NODE\"`",
+            Self::Rust => "`.or_else(\"NODE\")`",
+        }
+    }
+}
+
 /// The texts that a configuration is made of: a file and `--set` overrides.
 ///
 /// A span counts on through all of them, so that a value's place says which
-/// text it stands in.
+/// text it stands in. A pipeline that was built in Rust has no text: a place is
+/// then the name of a node.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
-    texts: Vec<(PathBuf, String, usize)>,
+    texts: Vec<Source>,
     n_bytes: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Source {
+    name: PathBuf,
+    /// None where the name is all there is.
+    text: Option<String>,
+    start: usize,
 }
 
 impl Sources {
     /// Adds a text and returns where its spans begin.
     pub(crate) fn add(&mut self, name: &Path, text: &str) -> usize {
         let start = self.n_bytes;
-        self.texts.push((name.to_owned(), text.to_owned(), start));
+        self.texts.push(Source {
+            name: name.to_owned(),
+            text: Some(text.to_owned()),
+            start,
+        });
         // One more than the text, so that the place just after its end is its own.
         self.n_bytes += text.len() + 1;
         start
     }
 
-    /// The text that a span stands in, and the span within it.
-    fn find(&self, span: &Range<usize>) -> Option<(&Path, &str, Range<usize>)> {
-        let (name, text, start) = self
-            .texts
-            .iter()
-            .rev()
-            .find(|(_, _, start)| *start <= span.start)?;
+    /// Adds a place that has a name and no text.
+    pub(crate) fn add_place(&mut self, name: String) -> Range<usize> {
+        let start = self.n_bytes;
+        self.texts.push(Source {
+            name: name.into(),
+            text: None,
+            start,
+        });
+        self.n_bytes += 1;
+        start..start
+    }
+
+    /// The text that a span stands in.
+    fn find(&self, span: &Range<usize>) -> Option<&Source> {
+        let mut texts = self.texts.iter().rev();
+        texts.find(|source| source.start <= span.start)
+    }
+}
+
+impl Source {
+    /// A span within the text.
+    fn within(&self, text: &str, span: &Range<usize>) -> Range<usize> {
         let within = |offset: usize| {
-            let mut offset = offset.saturating_sub(*start).min(text.len());
+            let mut offset = offset.saturating_sub(self.start).min(text.len());
             while !text.is_char_boundary(offset) {
                 offset -= 1;
             }
             offset
         };
-        Some((name, text, within(span.start)..within(span.end)))
+        within(span.start)..within(span.end)
     }
 }
 
@@ -121,17 +185,23 @@ impl ConfigError {
         let painter = painter.decor_style(DecorStyle::Ascii);
         let rendered = self.diagnostics.iter().map(|diagnostic| {
             let title = Level::ERROR.primary_title(&diagnostic.message);
-            let place = self.sources.find(&diagnostic.span);
-            let path = place
-                .as_ref()
-                .map(|(name, _, _)| name.display().to_string());
-            let error = match (&place, &path) {
-                (Some((_, text, span)), Some(path)) => title.element(
-                    Snippet::source(*text)
-                        .path(path.as_str())
-                        .annotation(AnnotationKind::Primary.span(span.clone())),
-                ),
-                _ => Group::with_title(title),
+            let error = match self.sources.find(&diagnostic.span) {
+                None => Group::with_title(title),
+                Some(source) => {
+                    let path = source.name.display().to_string();
+                    match &source.text {
+                        None => title.element(Origin::path(path)),
+                        Some(text) => {
+                            let span = source.within(text, &diagnostic.span);
+                            let annotation = AnnotationKind::Primary.span(span);
+                            title.element(
+                                Snippet::source(text.as_str())
+                                    .path(path)
+                                    .annotation(annotation),
+                            )
+                        }
+                    }
+                }
             };
             let hint = diagnostic
                 .hint

@@ -1,8 +1,10 @@
 //! Reads pipelines from TOML. Every mistake of a file is reported in one run.
 
 mod diagnostic;
+pub(crate) mod errors;
+mod flow;
 mod interpolate;
-mod node;
+pub(crate) mod node;
 mod overrides;
 
 use std::ops::Range;
@@ -12,7 +14,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 pub use diagnostic::{ConfigError, Diagnostic};
-pub(crate) use diagnostic::{Sources, suggest};
+pub(crate) use diagnostic::{Sources, Wiring, suggest};
+pub(crate) use flow::{DROP, Flow};
 pub(crate) use node::{Input, NodeDraft};
 
 use crate::graph::{Graph, check};
@@ -21,6 +24,9 @@ use crate::registry::Registry;
 
 /// Where dead letters go where the file does not say.
 const DEFAULT_DEAD_LETTERS: &str = "data/dead-letters";
+
+/// Where ledgers are kept where the file does not say.
+const DEFAULT_LEDGER: &str = "data/ledger";
 
 /// A configuration whose every pipeline has been read and checked.
 pub struct ConfigFile {
@@ -32,9 +38,11 @@ pub struct ConfigFile {
 /// A pipeline as the file describes it, before its graph is checked.
 pub(crate) struct PipelineDraft {
     pub(crate) name: String,
+    pub(crate) wiring: Wiring,
     pub(crate) span: Range<usize>,
     pub(crate) description: Option<String>,
-    pub(crate) dead_letters: PathBuf,
+    pub(crate) dead_letters: Option<PathBuf>,
+    pub(crate) ledger: Option<PathBuf>,
     pub(crate) nodes: Vec<NodeDraft>,
     /// Nodes that were left out because their own settings are wrong. Others
     /// may name them, and what the graph lacks without them is not worth reporting.
@@ -242,9 +250,11 @@ fn read_pipeline(
     check_name(name, "pipeline", diagnostics);
     let mut draft = PipelineDraft {
         name: name.get_ref().clone(),
+        wiring: Wiring::Toml,
         span: name.span(),
         description: None,
-        dead_letters: DEFAULT_DEAD_LETTERS.into(),
+        dead_letters: Some(DEFAULT_DEAD_LETTERS.into()),
+        ledger: Some(DEFAULT_LEDGER.into()),
         nodes: Vec::new(),
         left_out: Vec::new(),
         is_whole: true,
@@ -254,14 +264,22 @@ fn read_pipeline(
             "description" => draft.description = node::typed(value, diagnostics),
             "dead_letters" => {
                 if let Some(folder) = node::typed(value, diagnostics) {
-                    draft.dead_letters = folder;
+                    draft.dead_letters = Some(folder);
                 }
             }
+            "ledger" => read_ledger(value, &mut draft, diagnostics),
             "source" => read_nodes(Role::Source, &key, value, registry, &mut draft, diagnostics),
             "stage" => read_nodes(Role::Stage, &key, value, registry, &mut draft, diagnostics),
             "sink" => read_nodes(Role::Sink, &key, value, registry, &mut draft, diagnostics),
             other => {
-                let known = ["description", "dead_letters", "source", "stage", "sink"];
+                let known = [
+                    "description",
+                    "dead_letters",
+                    "ledger",
+                    "source",
+                    "stage",
+                    "sink",
+                ];
                 let message = format!("unknown key `{other}` in pipeline `{}`", draft.name);
                 diagnostics.push(Diagnostic::new(key.span(), message).hint(suggest(
                     other,
@@ -274,6 +292,23 @@ fn read_pipeline(
     }
     draft.nodes.sort_by_key(|node| node.name.span().start);
     Some(draft)
+}
+
+/// A folder, or `false` for a pipeline that does everything anew in each run.
+fn read_ledger(
+    value: Spanned<DeValue<'_>>,
+    draft: &mut PipelineDraft,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    match value.get_ref() {
+        DeValue::Boolean(false) => draft.ledger = None,
+        DeValue::Boolean(true) => {}
+        _ => {
+            if let Some(folder) = node::typed(value, diagnostics) {
+                draft.ledger = Some(folder);
+            }
+        }
+    }
 }
 
 /// Reads the tables below `[pipeline.source]`, `[pipeline.stage]` or `[pipeline.sink]`.
@@ -323,7 +358,7 @@ fn read_nodes(
 }
 
 /// Names become parts of file names and messages.
-fn check_name(name: &Spanned<String>, what: &str, diagnostics: &mut Vec<Diagnostic>) {
+pub(crate) fn check_name(name: &Spanned<String>, what: &str, diagnostics: &mut Vec<Diagnostic>) {
     let text = name.get_ref();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if text.is_empty() || text.len() > 64 || !text.chars().all(is_plain) {

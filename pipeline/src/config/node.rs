@@ -8,11 +8,14 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::errors;
+use super::flow::Flow;
 use super::{Diagnostic, of_toml, suggest};
 use crate::batch::BatchPolicy;
 use crate::edge::EdgeLimits;
 use crate::metrics::Role;
 use crate::registry::{Kind, Registry, Settings};
+use crate::retry::OnError;
 
 /// The most workers that a node may have: each is a thread, and often a process.
 const MAX_WORKERS: usize = 256;
@@ -23,6 +26,8 @@ pub(crate) struct NodeDraft {
     pub(crate) name: Spanned<String>,
     pub(crate) kind: String,
     pub(crate) inputs: Vec<Input>,
+    pub(crate) flow: Flow,
+    pub(crate) on_error: OnError,
     pub(crate) workers: usize,
     pub(crate) batch: BatchPolicy,
     pub(crate) edge: EdgeLimits,
@@ -61,7 +66,12 @@ pub(super) fn read(
     let span = table.span();
     let mut table = table.into_inner();
     let kind = take(&mut table, "kind");
-    let inputs = read_inputs(role, &name, take(&mut table, "input"), diagnostics);
+    let (input, join) = (take(&mut table, "input"), take(&mut table, "join"));
+    let (inputs, is_join) = read_inputs(role, &name, input, join, diagnostics);
+    let mut flow = Flow::read(&mut table, diagnostics);
+    flow.is_join = is_join;
+    flow.check(role, &inputs, diagnostics);
+    let on_error = errors::read(role, &mut table, diagnostics);
     let workers = read_workers(role, take(&mut table, "workers"), diagnostics);
     let batch = take(&mut table, "batch");
     let batch_span = batch.as_ref().map(Spanned::span);
@@ -79,12 +89,8 @@ pub(super) fn read(
         return Err(inputs);
     };
     let batch = merge(settings.batch(), &batch.unwrap_or_default());
-    if batch.max_items == 0 || batch.max_tokens == Some(0) || batch.max_pixels == Some(0) {
-        let message = "a batch must hold at least 1";
-        let hint = "leave the limit out, or give at least 1";
-        let span = batch_span.unwrap_or_else(|| name.span());
-        diagnostics.push(Diagnostic::new(span, message).hint(hint));
-    }
+    let batch_span = batch_span.unwrap_or_else(|| name.span());
+    check_batch(batch, batch_span, diagnostics);
     if diagnostics.len() > n_before {
         return Err(inputs);
     }
@@ -94,6 +100,8 @@ pub(super) fn read(
         name,
         kind,
         inputs,
+        flow,
+        on_error,
         workers,
         batch,
         edge,
@@ -101,6 +109,19 @@ pub(super) fn read(
         places,
         canonical,
     })
+}
+
+/// Reports a batch that holds nothing.
+pub(crate) fn check_batch(
+    batch: BatchPolicy,
+    span: Range<usize>,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    if batch.max_items == 0 || batch.max_tokens == Some(0) || batch.max_pixels == Some(0) {
+        let message = "a batch must hold at least 1";
+        let hint = "leave the limit out, or give at least 1";
+        diagnostics.push(Diagnostic::new(span, message).hint(hint));
+    }
 }
 
 /// Finds the kind that a node names; `None` if there is none of the node's role.
@@ -150,7 +171,7 @@ fn merge(default: BatchPolicy, given: &BatchSettings) -> BatchPolicy {
 }
 
 /// Takes a key off a table.
-fn take<'a>(table: &mut DeTable<'a>, key: &str) -> Option<Spanned<DeValue<'a>>> {
+pub(super) fn take<'a>(table: &mut DeTable<'a>, key: &str) -> Option<Spanned<DeValue<'a>>> {
     table.remove(key)
 }
 
@@ -173,50 +194,77 @@ pub(super) fn typed<T: DeserializeOwned>(
     }
 }
 
+/// Reads `input`, or `join`, which is the other way to take from nodes.
 fn read_inputs(
     role: Role,
     name: &Spanned<String>,
-    value: Option<Spanned<DeValue<'_>>>,
+    input: Option<Spanned<DeValue<'_>>>,
+    join: Option<Spanned<DeValue<'_>>>,
     diagnostics: &mut Vec<Diagnostic>,
-) -> Vec<Input> {
-    let Some(value) = value else {
+) -> (Vec<Input>, bool) {
+    let is_join = join.is_some();
+    if let (Some(_), Some(join)) = (&input, &join) {
+        let message = "a node has `input` or `join`, not both";
+        let hint = "`input` takes items as they come, `join` waits for the same key from each";
+        diagnostics.push(Diagnostic::new(join.span(), message).hint(hint));
+    }
+    let Some(value) = join.or(input) else {
         if role != Role::Source {
             let message = format!("{} `{}` has no `input`", role.table(), name.get_ref());
             let hint = "add `input = \"NAME\"` with the node that it takes from";
             diagnostics.push(Diagnostic::new(name.span(), message).hint(hint));
         }
-        return Vec::new();
+        return (Vec::new(), false);
     };
     let span = value.span();
     if role == Role::Source {
         let message = format!("source `{}` cannot have an `input`", name.get_ref());
         diagnostics
             .push(Diagnostic::new(span, message).hint("remove it, or make the node a stage"));
-        return Vec::new();
+        return (Vec::new(), false);
     }
     // The names keep their own places: the array is read value by value.
     let values = match value.into_inner() {
         DeValue::Array(values) => values.into_iter().collect(),
         other => vec![Spanned::new(span.clone(), other)],
     };
-    if values.is_empty() {
-        let hint = "name at least one node";
-        diagnostics.push(Diagnostic::new(span, "`input` is empty").hint(hint));
-    }
+    check_n_inputs(values.len(), is_join, span, diagnostics);
     let mut inputs: Vec<Input> = Vec::new();
     for value in values {
         let span = value.span();
         let Some(input) = typed::<String>(value, diagnostics) else {
             continue;
         };
-        if inputs.iter().any(|known| *known.get_ref() == input) {
-            let message = format!("`{input}` is named twice");
-            diagnostics.push(Diagnostic::new(span, message).hint("remove one of the two"));
-        } else {
-            inputs.push(Spanned::new(span, input));
-        }
+        add_input(Spanned::new(span, input), &mut inputs, diagnostics);
     }
-    inputs
+    (inputs, is_join)
+}
+
+/// Reports a node that takes from none, or joins what is one.
+pub(crate) fn check_n_inputs(
+    n_inputs: usize,
+    is_join: bool,
+    span: Range<usize>,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    if n_inputs == 0 {
+        let key = if is_join { "join" } else { "input" };
+        let hint = "name at least one node";
+        diagnostics.push(Diagnostic::new(span, format!("`{key}` is empty")).hint(hint));
+    } else if is_join && n_inputs == 1 {
+        let hint = "name two nodes or more, or write `input`";
+        diagnostics.push(Diagnostic::new(span, "a join of one node").hint(hint));
+    }
+}
+
+/// Adds an input, unless it is there already.
+pub(crate) fn add_input(input: Input, inputs: &mut Vec<Input>, diagnostics: &mut Vec<Diagnostic>) {
+    if inputs.iter().any(|known| known.get_ref() == input.get_ref()) {
+        let message = format!("`{}` is named twice", input.get_ref());
+        diagnostics.push(Diagnostic::new(input.span(), message).hint("remove one of the two"));
+    } else {
+        inputs.push(input);
+    }
 }
 
 fn read_workers(
@@ -229,6 +277,17 @@ fn read_workers(
     let Some(workers) = typed::<usize>(value, diagnostics) else {
         return 1;
     };
+    check_workers(role, workers, span, diagnostics);
+    workers
+}
+
+/// Reports too many workers, or too few.
+pub(crate) fn check_workers(
+    role: Role,
+    workers: usize,
+    span: Range<usize>,
+    diagnostics: &mut Vec<Diagnostic>,
+) {
     if !(1..=MAX_WORKERS).contains(&workers) {
         let message = format!("`workers` must be between 1 and {MAX_WORKERS}");
         let hint = "as many as the machine has cores is the most that helps";
@@ -238,7 +297,6 @@ fn read_workers(
         let hint = "remove `workers`; only stages have several";
         diagnostics.push(Diagnostic::new(span, message).hint(hint));
     }
-    workers
 }
 
 fn read_edge(value: Option<Spanned<DeValue<'_>>>, diagnostics: &mut Vec<Diagnostic>) -> EdgeLimits {
@@ -249,12 +307,17 @@ fn read_edge(value: Option<Spanned<DeValue<'_>>>, diagnostics: &mut Vec<Diagnost
     let Some(edge) = typed::<EdgeLimits>(value, diagnostics) else {
         return EdgeLimits::default();
     };
+    check_edge(edge, span, diagnostics);
+    edge
+}
+
+/// Reports an edge that holds nothing.
+pub(crate) fn check_edge(edge: EdgeLimits, span: Range<usize>, diagnostics: &mut Vec<Diagnostic>) {
     if edge.max_items == 0 || edge.max_bytes == 0 {
         let message = "an edge must hold at least 1 item and 1 byte";
         let hint = "leave the limit out, or give at least 1";
         diagnostics.push(Diagnostic::new(span, message).hint(hint));
     }
-    edge
 }
 
 /// Deserializes a kind's settings. A setting that is wrong is reported and

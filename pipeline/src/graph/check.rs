@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{Graph, GraphNode};
-use crate::config::{Diagnostic, Input, PipelineDraft, suggest};
-use crate::edge::Carries;
+use super::{Graph, GraphNode, routes};
+use crate::config::{Diagnostic, Flow, Input, PipelineDraft, Wiring, suggest};
+use crate::edge::{Carries, Route};
 use crate::fields::FieldSet;
 use crate::metrics::Role;
 
@@ -28,6 +28,7 @@ pub(crate) fn check(draft: PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> 
     }
     let mut graph = assemble(draft, &links, &order);
     check_fields(&mut graph, diagnostics);
+    routes::check(&mut graph, diagnostics);
     if diagnostics.len() > n_before {
         return None;
     }
@@ -102,7 +103,7 @@ fn check_ends(draft: &PipelineDraft, links: &Links, diagnostics: &mut Vec<Diagno
     for role in [Role::Source, Role::Sink] {
         if !draft.nodes.iter().any(|node| node.role == role) {
             let message = format!("pipeline `{}` has no {}", draft.name, role.table());
-            let hint = format!("add a `[{}.{}.NAME]` table", draft.name, role.table());
+            let hint = draft.wiring.add(&draft.name, role);
             diagnostics.push(Diagnostic::new(draft.span.clone(), message).hint(hint));
         }
     }
@@ -172,9 +173,12 @@ fn report_cycle(
 }
 
 /// A graph on its way, with the places of each node's inputs in the file.
-struct Assembled {
-    graph: Graph,
+pub(super) struct Assembled {
+    pub(super) graph: Graph,
+    pub(super) wiring: Wiring,
     input_spans: Vec<Vec<Range<usize>>>,
+    /// What the file says of how items come to each node.
+    pub(super) flows: Vec<Flow>,
 }
 
 fn assemble(draft: PipelineDraft, links: &Links, order: &[usize]) -> Assembled {
@@ -183,7 +187,7 @@ fn assemble(draft: PipelineDraft, links: &Links, order: &[usize]) -> Assembled {
         place_of[*index] = place;
     }
     let mut drafts: Vec<Option<_>> = draft.nodes.into_iter().map(Some).collect();
-    let (mut nodes, mut input_spans) = (Vec::new(), Vec::new());
+    let (mut nodes, mut input_spans, mut flows) = (Vec::new(), Vec::new(), Vec::new());
     for index in order {
         let node = drafts[*index]
             .take()
@@ -195,6 +199,13 @@ fn assemble(draft: PipelineDraft, links: &Links, order: &[usize]) -> Assembled {
             role: node.role,
             kind: node.kind,
             inputs: links[*index].iter().map(|input| place_of[*input]).collect(),
+            routes: vec![Route::Always; links[*index].len()],
+            join: node
+                .flow
+                .is_join
+                .then(|| node.flow.unmatched.as_ref().map(|u| *u.get_ref()).unwrap_or_default()),
+            on_error: node.on_error,
+            flow: node.flow.canonical(),
             workers: node.workers,
             batch: node.batch,
             edge: node.edge,
@@ -206,14 +217,21 @@ fn assemble(draft: PipelineDraft, links: &Links, order: &[usize]) -> Assembled {
             places: node.places,
             canonical: node.canonical,
         });
+        flows.push(node.flow);
     }
     let graph = Graph {
         name: draft.name,
         description: draft.description,
         dead_letters: draft.dead_letters,
+        ledger: draft.ledger,
         nodes,
     };
-    Assembled { graph, input_spans }
+    Assembled {
+        graph,
+        wiring: draft.wiring,
+        input_spans,
+        flows,
+    }
 }
 
 /// Carries the field set along every edge, as a query planner carries a schema.
@@ -223,9 +241,21 @@ fn check_fields(assembled: &mut Assembled, diagnostics: &mut Vec<Diagnostic>) {
         let (before, rest) = nodes.split_at_mut(place);
         let node = &mut rest[0];
         let mut input = FieldSet::default();
+        if node.join.is_some() && node.fields.cardinality.gathers() {
+            let message = format!("`{}` cannot join: it makes one item of many", node.name);
+            let hint = "join in a node of its own before it, or take from one `input`";
+            diagnostics.push(Diagnostic::new(node.span.clone(), message).hint(hint));
+        }
         for (number, from) in node.inputs.iter().enumerate() {
             let (from, span) = (&before[*from], &assembled.input_spans[place][number]);
+            let others = |field: &str| {
+                let mut others = node.inputs.iter().map(|other| &before[*other]);
+                others.any(|other| other.output.get(field).is_some())
+            };
             for wanted in &node.fields.reads {
+                if node.join.is_some() && from.output.get(&wanted.name).is_none() && others(&wanted.name) {
+                    continue; // Another part of the joined item brings it.
+                }
                 let problem = match from.output.get(&wanted.name) {
                     Some(ty) if ty == wanted.ty => continue,
                     Some(ty) => format!("as {ty}, not as {}", wanted.ty),
@@ -285,6 +315,17 @@ fn carry(assembled: &mut Assembled) {
         for field in &node.fields.adds {
             names.remove(&field.name);
         }
+        // What routes the items here is looked at before the edge.
+        let routed_by: Vec<Cow<'static, str>> = node
+            .routes
+            .iter()
+            .filter_map(|route| match route {
+                Route::When(expression) => Some(expression),
+                Route::Always | Route::Otherwise => None,
+            })
+            .flat_map(|expression| expression.fields())
+            .map(|name| Cow::Owned(name.to_owned()))
+            .collect();
         let looked_at = node
             .input
             .iter()
@@ -292,7 +333,7 @@ fn carry(assembled: &mut Assembled) {
         names.extend(looked_at.map(|(name, _)| Cow::Owned(name.to_owned())));
         for input in node.inputs.clone() {
             // A field that a node replaces only sometimes must reach it too.
-            needed[input].extend(names.iter().cloned());
+            needed[input].extend(names.iter().chain(&routed_by).cloned());
         }
         nodes[place].carries = Arc::new(Carries::Only(names));
     }

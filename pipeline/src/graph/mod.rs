@@ -1,19 +1,24 @@
 //! The checked graph: who reads whom, and which fields travel along each edge.
 
 mod check;
+mod routes;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::batch::BatchPolicy;
 use crate::config::Diagnostic;
-use crate::edge::{Carries, EdgeLimits};
+use crate::dead_letters::OnDeadLetter;
+use crate::edge::{Carries, EdgeLimits, Route};
 use crate::error::FieldError;
 use crate::fields::{Cardinality, FieldSet, Fields};
+use crate::gather::{Rule, Unmatched};
 use crate::metrics::Role;
 use crate::registry::Settings;
+use crate::retry::OnError;
+use crate::run::RunOptions;
 use crate::stage::{Resources, Sink, Source, Stage};
 
 pub(crate) use check::check;
@@ -23,7 +28,8 @@ pub(crate) use check::check;
 pub struct Graph {
     pub(crate) name: String,
     description: Option<String>,
-    dead_letters: PathBuf,
+    dead_letters: Option<PathBuf>,
+    ledger: Option<PathBuf>,
     nodes: Vec<GraphNode>,
 }
 
@@ -33,6 +39,10 @@ pub struct GraphNode {
     role: Role,
     kind: String,
     inputs: Vec<usize>,
+    /// One for each of `inputs`.
+    routes: Vec<Route>,
+    join: Option<Unmatched>,
+    on_error: OnError,
     workers: usize,
     batch: BatchPolicy,
     edge: EdgeLimits,
@@ -44,6 +54,8 @@ pub struct GraphNode {
     places: BTreeMap<String, Range<usize>>,
     span: Range<usize>,
     canonical: String,
+    /// Its `when`, `else` and `join`, as text.
+    flow: String,
 }
 
 impl GraphNode {
@@ -63,6 +75,19 @@ impl GraphNode {
     pub fn inputs(&self) -> &[usize] {
         &self.inputs
     }
+    /// Whether it waits for the same key from each of its inputs.
+    pub fn is_join(&self) -> bool {
+        self.join.is_some()
+    }
+    /// Which items it takes of the input that stands `number`-th: the text of
+    /// its `when`, `else` for those that no `when` takes, or nothing for all.
+    pub fn route(&self, number: usize) -> Option<&str> {
+        match self.routes.get(number)? {
+            Route::Always => None,
+            Route::Otherwise => Some("else"),
+            Route::When(expression) => Some(expression.text()),
+        }
+    }
     /// Threads that work on it.
     pub fn workers(&self) -> usize {
         self.workers
@@ -70,6 +95,22 @@ impl GraphNode {
     /// How its batches are formed.
     pub fn batch(&self) -> BatchPolicy {
         self.batch
+    }
+    /// How its kind has batches formed where the file does not say.
+    pub fn default_batch(&self) -> BatchPolicy {
+        self.settings.batch()
+    }
+    /// What each edge that leads to it may hold.
+    pub fn edge(&self) -> EdgeLimits {
+        self.edge
+    }
+    /// What it does with what fails.
+    pub fn on_error(&self) -> OnError {
+        self.on_error
+    }
+    /// What becomes of items without a partner, where it joins.
+    pub fn unmatched(&self) -> Option<Unmatched> {
+        self.join
     }
     /// Items out for items in.
     pub fn cardinality(&self) -> Cardinality {
@@ -104,15 +145,36 @@ impl GraphNode {
 /// A pipeline that is ready to run; see [`Pipeline::run`].
 pub struct Pipeline {
     pub(crate) name: String,
-    pub(crate) dead_letters: PathBuf,
+    pub(crate) dead_letters: Option<PathBuf>,
+    pub(crate) on_dead_letter: Option<OnDeadLetter>,
+    pub(crate) ledger: Option<PathBuf>,
     pub(crate) fingerprint: String,
+    /// Whether a run can resume inside a document.
+    pub(crate) can_stage: bool,
+    pub(crate) options: RunOptions,
     pub(crate) nodes: Vec<Node>,
+}
+
+impl Pipeline {
+    /// Name of the pipeline.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The same pipeline, to be run with these options.
+    #[must_use]
+    pub fn with_options(self, options: RunOptions) -> Self {
+        Self { options, ..self }
+    }
 }
 
 /// A node that is ready to run.
 pub(crate) struct Node {
     pub(crate) name: Arc<str>,
     pub(crate) inputs: Vec<usize>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) rule: Option<Rule>,
+    pub(crate) on_error: OnError,
     pub(crate) workers: usize,
     pub(crate) batch: BatchPolicy,
     pub(crate) edge: EdgeLimits,
@@ -156,8 +218,18 @@ impl Graph {
     }
 
     /// The folder that takes its dead letters.
-    pub fn dead_letters(&self) -> &std::path::Path {
-        &self.dead_letters
+    pub fn dead_letters(&self) -> Option<&Path> {
+        self.dead_letters.as_deref()
+    }
+
+    /// The folder that keeps its ledger.
+    pub fn ledger(&self) -> Option<&Path> {
+        self.ledger.as_deref()
+    }
+
+    /// Whether it goes on until it is asked to stop.
+    pub fn is_continuous(&self) -> bool {
+        self.nodes.iter().any(|node| node.settings.is_continuous())
     }
 
     /// The nodes in the order in which data flows.
@@ -165,19 +237,41 @@ impl Graph {
         &self.nodes
     }
 
-    /// Hash of what makes the rows: the stages, their settings and their order.
+    /// Hash of what makes the rows: the stages, their settings, their order,
+    /// the routes between them, and the models that `resources` lead to.
     /// Sources, sinks, workers and batches do not count.
-    pub fn fingerprint(&self) -> String {
+    pub fn fingerprint(&self, resources: &Resources) -> String {
         let mut hasher = blake3::Hasher::new();
-        for node in self.nodes.iter().filter(|node| node.role == Role::Stage) {
-            hasher.update(node.kind.as_bytes());
-            hasher.update(node.canonical.as_bytes());
-            for input in &node.inputs {
-                hasher.update(self.nodes[*input].name.as_bytes());
+        for node in &self.nodes {
+            let is_stage = node.role == Role::Stage;
+            if is_stage {
+                hasher.update(node.kind.as_bytes());
+                hasher.update(node.canonical.as_bytes());
+                hasher.update(node.settings.revision(resources).as_bytes());
+            }
+            hasher.update(node.flow.as_bytes());
+            if is_stage || !node.flow.is_empty() {
+                for input in &node.inputs {
+                    hasher.update(self.nodes[*input].name.as_bytes());
+                }
             }
             hasher.update(b"\n");
         }
         hasher.finalize().to_hex()[..16].to_owned()
+    }
+
+    /// What each gathering node waits for.
+    fn rule(&self, node: &GraphNode) -> Option<Rule> {
+        let names = |input: &usize| Arc::from(self.nodes[*input].name.as_str());
+        match (node.join, node.fields.cardinality) {
+            (Some(unmatched), _) => Some(Rule::Join {
+                inputs: node.inputs.iter().map(names).collect(),
+                unmatched,
+            }),
+            (None, Cardinality::ManyToOne) => Some(Rule::Document),
+            (None, Cardinality::ManyToOnePage) => Some(Rule::Page),
+            (None, Cardinality::OneToOne | Cardinality::OneToMany) => None,
+        }
     }
 
     /// Builds every node.
@@ -188,6 +282,9 @@ impl Graph {
                 Ok(work) => nodes.push(Node {
                     name: node.name.as_str().into(),
                     inputs: node.inputs.clone(),
+                    routes: node.routes.clone(),
+                    rule: self.rule(node),
+                    on_error: node.on_error,
                     workers: node.workers,
                     batch: node.batch,
                     edge: node.edge,
@@ -207,7 +304,12 @@ impl Graph {
         Ok(Pipeline {
             name: self.name.clone(),
             dead_letters: self.dead_letters.clone(),
-            fingerprint: self.fingerprint(),
+            on_dead_letter: None,
+            ledger: self.ledger.clone(),
+            fingerprint: self.fingerprint(resources),
+            // An item made of many is of no page that could be told done.
+            can_stage: !self.nodes.iter().any(|node| node.fields.cardinality.gathers()),
+            options: RunOptions::default(),
             nodes,
         })
     }

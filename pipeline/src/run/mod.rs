@@ -1,30 +1,39 @@
 //! Runs a pipeline: threads for stages, tasks for sources and sinks.
 
+mod control;
 mod port;
 mod sink;
+mod start;
 mod worker;
 
 #[cfg(test)]
+mod random_graphs;
+#[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use futures::{Stream, StreamExt as _};
-use tokio::task::JoinSet;
-use tokio_stream::wrappers::IntervalStream;
+use tokio::sync::watch;
 
 use crate::dead_letters::DeadLetters;
-use crate::document::{Event, Tracker};
-use crate::edge::{Budget, EdgeSender, Inbox, Mailbox, Message, Stop, inbox};
+use crate::document::Tracker;
+use crate::edge::{Mailbox, Stop};
 use crate::error::StageError;
-use crate::graph::{Node, Pipeline, Work};
-use crate::metrics::{NodeMetrics, Role, RunMetrics, Spent, add_one, read};
-use crate::report::{NodeReport, Report, Snapshot, StopReason};
-use crate::source_outlet::SourceOutlet;
-use crate::stage::SinkInput;
+use crate::gather::Gather;
+use crate::graph::{Pipeline, Work};
+use crate::key::DocumentId;
+use crate::ledger::{Ledger, Progress};
+use crate::metrics::{NodeMetrics, Role, RunMetrics, SinkMeter};
+use crate::report::{Report, StopReason};
+use crate::source_outlet::FeedAgain;
+use crate::stage::{Inventory, SinkInput};
+use crate::trace::Trace;
+
+pub use control::RunControl;
+use control::{CancelOnDrop, Watched, WatchedNode};
+use start::Start;
 
 /// What every node of a run shares.
 pub(crate) struct Shared {
@@ -32,9 +41,26 @@ pub(crate) struct Shared {
     pub(crate) tracker: Tracker,
     pub(crate) metrics: RunMetrics,
     pub(crate) dead_letters: DeadLetters,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) options: RunOptions,
+    /// The nodes that gather, by their place in the graph.
+    gathers: HashMap<usize, Arc<Gather>>,
     /// The sinks that are told when a document has ended.
     sinks: RwLock<Vec<Mailbox>>,
     failure: Mutex<Option<Failure>>,
+    /// Told when the sinks are open and the sources run.
+    started: Arc<watch::Sender<bool>>,
+}
+
+/// What is asked of one run beyond its pipeline.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// Remove what is stored of documents that are gone from their source.
+    pub prune: bool,
+    /// Do these documents again, and no other.
+    pub retries: Option<Vec<FeedAgain>>,
+    /// Draw the run.
+    pub trace: Option<Trace>,
 }
 
 struct Failure {
@@ -54,91 +80,6 @@ impl Shared {
             });
         }
         self.stop.cancel();
-    }
-}
-
-/// Steers and watches a run from outside. Clones steer the same run.
-#[derive(Clone, Default)]
-pub struct RunControl {
-    stop: Arc<Stop>,
-    watched: Arc<Mutex<Option<Arc<Watched>>>>,
-}
-
-struct Watched {
-    shared: Arc<Shared>,
-    nodes: Vec<WatchedNode>,
-    started: Instant,
-}
-
-struct WatchedNode {
-    name: Arc<str>,
-    role: Role,
-    workers: usize,
-    metrics: Arc<NodeMetrics>,
-}
-
-impl RunControl {
-    /// Stops the sources; what is under way is finished and stored.
-    pub fn drain(&self) {
-        self.stop.drain();
-    }
-
-    /// Stops now: what is not durable is done again by the next run.
-    pub fn cancel(&self) {
-        self.stop.cancel();
-    }
-
-    /// How far the run is, now and then every so often: for a progress line or
-    /// a dashboard. The stream begins with the run and never ends by itself.
-    pub fn snapshots(&self, every: Duration) -> impl Stream<Item = Snapshot> + use<> {
-        let control = self.clone();
-        IntervalStream::new(tokio::time::interval(every))
-            .filter_map(move |_| std::future::ready(control.snapshot()))
-    }
-
-    /// How far the run is; `None` before it has begun.
-    pub fn snapshot(&self) -> Option<Snapshot> {
-        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        watched.as_ref().map(|watched| watched.snapshot())
-    }
-}
-
-impl Watched {
-    fn snapshot(&self) -> Snapshot {
-        let metrics = &self.shared.metrics;
-        Snapshot {
-            elapsed_s: self.started.elapsed().as_secs_f64(),
-            documents_expected: read(&metrics.documents_expected),
-            documents_done: read(&metrics.documents_done),
-            documents_skipped: read(&metrics.documents_skipped),
-            documents_set_aside: read(&metrics.documents_set_aside),
-            items_stored: self.shared.tracker.n_durable(),
-            dead_letters: read(&metrics.dead_letters),
-            nodes: self.nodes.iter().map(WatchedNode::report).collect(),
-        }
-    }
-}
-
-impl WatchedNode {
-    fn report(&self) -> NodeReport {
-        let metrics = &self.metrics;
-        let counter = if self.role == Role::Source {
-            &metrics.items_out
-        } else {
-            &metrics.items_in
-        };
-        NodeReport {
-            name: self.name.to_string(),
-            role: self.role,
-            workers: self.workers,
-            items: read(counter),
-            items_out: read(&metrics.items_out),
-            batches: read(&metrics.batches),
-            dead_letters: read(&metrics.dead_letters),
-            busy_s: metrics.seconds(Spent::Busy),
-            starved_s: metrics.seconds(Spent::Starved),
-            blocked_s: metrics.seconds(Spent::Blocked),
-        }
     }
 }
 
@@ -162,30 +103,41 @@ impl Pipeline {
     /// [`RunControl::drain`] or [`RunControl::cancel`] is called.
     ///
     /// Stages get OS threads of their own; sources and sinks run on the
-    /// current tokio runtime.
+    /// current tokio runtime. Dropping the future cancels the run.
     ///
     /// # Errors
     /// When a node cannot go on: a full disk, a table that does not fit, a
     /// model that cannot be loaded. Documents whose rows are durable stay so.
     pub async fn run(self, control: &RunControl) -> Result<Report, RunError> {
-        let (name, started) = (self.name.clone(), Instant::now());
-        let dead_letters =
-            DeadLetters::open(&self.dead_letters, &self.name).map_err(|error| RunError {
-                pipeline: name.clone(),
-                node: "dead_letters".into(),
-                error,
-                report: None,
-            })?;
+        let started = Instant::now();
+        let name = self.name.clone();
+        let refused = |node: &str, error| RunError {
+            pipeline: name.clone(),
+            node: node.into(),
+            error,
+            report: None,
+        };
+        let dead_letters = DeadLetters::open(self.dead_letters.as_deref(), &self.name)
+            .map_err(|error| refused("dead_letters", error))?
+            .told_to(self.on_dead_letter.clone());
+        let progress = self
+            .open_ledger()
+            .map_err(|error| refused("ledger", error))?;
         let shared = Arc::new(Shared {
             stop: Arc::clone(&control.stop),
-            tracker: Tracker::default(),
+            tracker: Tracker::new(Arc::clone(&control.stop)),
             metrics: RunMetrics::default(),
             dead_letters,
+            progress,
+            gathers: self.gathers(),
+            options: self.options.clone(),
             sinks: RwLock::default(),
             failure: Mutex::default(),
+            started: Arc::clone(&control.started),
         });
+        let mut cancel_on_drop = CancelOnDrop(Some(Arc::clone(&shared.stop)));
         let metrics: Vec<Arc<NodeMetrics>> = self.nodes.iter().map(|_| Arc::default()).collect();
-        let nodes = self
+        let mut watched: Vec<WatchedNode> = self
             .nodes
             .iter()
             .zip(&metrics)
@@ -194,10 +146,13 @@ impl Pipeline {
                 role: node.role(),
                 workers: node.workers,
                 metrics: Arc::clone(metrics),
-            });
+                budgets: Vec::new(),
+            })
+            .collect();
+        let start = Start::new(self, Arc::clone(&shared), metrics, &mut watched);
         let watched = Arc::new(Watched {
             shared: Arc::clone(&shared),
-            nodes: nodes.collect(),
+            nodes: watched,
             started,
         });
         *control
@@ -205,7 +160,11 @@ impl Pipeline {
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&watched));
 
-        Start::new(self, Arc::clone(&shared), metrics).run().await;
+        start.run().await;
+        cancel_on_drop.0 = None;
+        if let Err(error) = shared.progress.flush() {
+            shared.fail("ledger", error);
+        }
 
         let stopped = match (shared.stop.is_cancelled(), shared.stop.is_draining()) {
             (true, _) => StopReason::Cancelled,
@@ -228,217 +187,100 @@ impl Pipeline {
             }),
         }
     }
-}
 
-/// The parts of a run that are being started.
-struct Start {
-    pipeline: String,
-    fingerprint: String,
-    nodes: Vec<Node>,
-    shared: Arc<Shared>,
-    metrics: Vec<Arc<NodeMetrics>>,
-    inboxes: Vec<Option<Inbox>>,
-    /// Edges that leave each node.
-    edges: Vec<Vec<EdgeSender>>,
-}
-
-impl Start {
-    fn new(pipeline: Pipeline, shared: Arc<Shared>, metrics: Vec<Arc<NodeMetrics>>) -> Self {
-        let nodes = pipeline.nodes;
-        let (mut inboxes, mut mailboxes) = (Vec::new(), Vec::<Option<Mailbox>>::new());
-        for node in &nodes {
-            let pair = (!node.inputs.is_empty()).then(inbox);
-            let (mailbox, inbox) = pair.unzip();
-            inboxes.push(inbox);
-            mailboxes.push(mailbox);
-        }
-        let mut edges: Vec<Vec<EdgeSender>> = nodes.iter().map(|_| Vec::new()).collect();
-        for (node, mailbox) in nodes.iter().zip(&mailboxes) {
-            let Some(mailbox) = mailbox else { continue };
-            for input in &node.inputs {
-                edges[*input].push(EdgeSender {
-                    mailbox: mailbox.clone(),
-                    budget: Arc::new(Budget::new(node.edge)),
-                    carries: Arc::clone(&node.carries),
-                    stop: Arc::clone(&shared.stop),
-                });
-            }
-        }
-        let is_sink = |node: &Node| node.role() == Role::Sink;
-        let sinks = nodes
-            .iter()
-            .zip(mailboxes)
-            .filter(|(node, _)| is_sink(node));
-        let sinks: Vec<Mailbox> = sinks.filter_map(|(_, mailbox)| mailbox).collect();
-        watch_documents(&shared, sinks);
-        Self {
-            pipeline: pipeline.name,
-            fingerprint: pipeline.fingerprint,
-            nodes,
-            shared,
-            metrics,
-            inboxes,
-            edges,
-        }
-    }
-
-    async fn run(self) {
-        let Self {
-            pipeline,
-            fingerprint,
-            nodes,
-            shared,
-            metrics,
-            inboxes,
-            edges,
-        } = self;
-        let (mut sources, mut sinks) = (JoinSet::new(), JoinSet::new());
-        let (mut names, mut threads) = (HashMap::new(), Vec::new());
-        for (((node, metrics), inbox), edges) in
-            nodes.into_iter().zip(metrics).zip(inboxes).zip(edges)
-        {
-            let name = Arc::clone(&node.name);
-            match (node.work, inbox) {
-                (Work::Source(source), _) => {
-                    let outlet = SourceOutlet {
-                        node: Arc::clone(&name),
-                        edges: Arc::new(edges),
-                        shared: Arc::clone(&shared),
-                        metrics,
-                    };
-                    let task = sources.spawn(run_source(source, outlet, Arc::clone(&shared)));
-                    names.insert(task.id(), name);
-                }
-                (Work::Stage { workers, rebuild }, Some(inbox)) => {
-                    let edges = Arc::new(edges);
-                    for (index, stage) in workers.into_iter().enumerate() {
-                        let worker = worker::Worker {
-                            node: Arc::clone(&name),
-                            stage,
-                            rebuild: Arc::clone(&rebuild),
-                            policy: node.batch,
-                            inbox: inbox.clone(),
-                            edges: Arc::clone(&edges),
-                            shared: Arc::clone(&shared),
-                            metrics: Arc::clone(&metrics),
-                        };
-                        let thread = thread::Builder::new().name(format!("{name}-{index}"));
-                        match thread.spawn(move || worker.run()) {
-                            Ok(thread) => threads.push(thread),
-                            Err(error) => {
-                                let hint = "lower `workers`, or raise the limit on threads";
-                                let problem = "cannot start a thread";
-                                shared.fail(&name, StageError::caused(problem, hint, error));
-                            }
-                        }
-                    }
-                }
-                (Work::Sink(sink), Some(inbox)) => {
-                    let fields = node.input.clone();
-                    let runner = sink::SinkRunner {
-                        node: Arc::clone(&name),
-                        sink,
-                        input: SinkInput {
-                            fields,
-                            pipeline: pipeline.clone(),
-                            fingerprint: fingerprint.clone(),
-                        },
-                        policy: node.batch,
-                        inbox,
-                        shared: Arc::clone(&shared),
-                        metrics,
-                    };
-                    let task = sinks.spawn(runner.run());
-                    names.insert(task.id(), name);
-                }
-                (Work::Stage { .. } | Work::Sink(_), None) => {
-                    unreachable!("the graph check gives every stage and sink an input")
-                }
-            }
-        }
-        join(&mut sources, &names, &shared).await;
-        let stages = tokio::task::spawn_blocking(move || {
-            for thread in threads {
-                // A worker catches the panics of its stage; its own would be a bug,
-                // and dropping its edges has ended the run for the others.
-                let _ = thread.join();
-            }
-        });
-        let _ = stages.await;
-        // Nothing will be sent any more. The sinks are told of the last documents
-        // while they empty their queues; after that, that there is no more to come.
-        shared.tracker.all_ended(&shared.stop).await;
-        shared
-            .sinks
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clear();
-        join(&mut sinks, &names, &shared).await;
-    }
-}
-
-/// Waits for tasks to end; a panic of one stops the run.
-async fn join(
-    tasks: &mut JoinSet<()>,
-    names: &HashMap<tokio::task::Id, Arc<str>>,
-    shared: &Shared,
-) {
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended {
-            let name = names.get(&error.id()).map_or("", AsRef::as_ref);
-            let hint = "this is a bug in the source or sink: please report it";
-            shared.fail(name, StageError::caused("it panicked", hint, error));
-        }
-    }
-}
-
-async fn run_source(
-    source: Box<dyn crate::stage::Source>,
-    outlet: SourceOutlet,
-    shared: Arc<Shared>,
-) {
-    let (node, metrics) = (Arc::clone(&outlet.node), Arc::clone(&outlet.metrics));
-    let started = Instant::now();
-    let ended = tokio::select! {
-        ended = source.run(outlet) => ended,
-        () = shared.stop.cancelled() => Err(StageError::Cancelled),
-    };
-    let blocked = Duration::from_secs_f64(metrics.seconds(Spent::Blocked));
-    metrics.spend(Spent::Busy, started.elapsed().saturating_sub(blocked));
-    if let Err(error) = ended {
-        shared.fail(&node, error);
-    }
-}
-
-/// Tells the sinks when a document has ended, and counts it when it is settled.
-fn watch_documents(shared: &Arc<Shared>, sinks: Vec<Mailbox>) {
-    *shared.sinks.write().unwrap_or_else(PoisonError::into_inner) = sinks;
-    let shared_by_run = Arc::downgrade(shared); // The tracker is a part of it.
-    shared.tracker.observe(move |event| {
-        let Some(shared) = shared_by_run.upgrade() else {
-            return;
+    /// Makes the ledger anew from what the sinks hold; returns how many
+    /// documents it then knows.
+    ///
+    /// # Errors
+    /// A table that cannot be read, a ledger that cannot be written, or a sink
+    /// that cannot say what it holds.
+    pub async fn rebuild_ledger(self) -> Result<usize, RunError> {
+        let name = self.name.clone();
+        let refused = |node: &str, error| RunError {
+            pipeline: name.clone(),
+            node: node.into(),
+            error,
+            report: None,
         };
-        match event {
-            Event::Ended(document) => {
-                for sink in shared
-                    .sinks
-                    .read()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .iter()
-                {
-                    sink.put(Message::Ended(Arc::clone(document)));
-                }
+        let progress = self
+            .open_ledger()
+            .map_err(|error| refused("ledger", error))?;
+        let mut inventories = Vec::new();
+        let fingerprint = self.fingerprint.clone();
+        for node in self.nodes {
+            let name = node.name;
+            let Work::Sink(mut sink) = node.work else {
+                continue;
+            };
+            let input = SinkInput {
+                fields: node.input,
+                pipeline: self.name.clone(),
+                node: name.to_string(),
+                fingerprint: fingerprint.clone(),
+                stager: None,
+                meter: SinkMeter::default(),
+            };
+            sink.open(&input).await.map_err(|error| refused(&name, error))?;
+            let inventory = sink
+                .inventory(None)
+                .await
+                .map_err(|error| refused(&name, error))?;
+            if !matches!(inventory, Inventory::Documents(_)) {
+                let problem = "the sink cannot say what it holds";
+                let hint = "the ledger of such a pipeline cannot be rebuilt; it was left as it is";
+                return Err(refused(&name, StageError::fatal(problem, hint)));
             }
-            Event::Settled(document) => {
-                let metrics = &shared.metrics;
-                if document.has_failed() || shared.stop.is_cancelled() {
-                    add_one(&metrics.documents_failed);
-                } else if document.n_stored() == 0 && document.n_dead() > 0 {
-                    add_one(&metrics.documents_set_aside);
-                } else {
-                    add_one(&metrics.documents_done);
-                }
+            inventories.push((inventory, sink.mark()));
+        }
+        progress
+            .rebuild(&inventories)
+            .map_err(|error| refused("ledger", error))
+    }
+
+    fn open_ledger(&self) -> Result<Arc<Progress>, StageError> {
+        let ledger = match &self.ledger {
+            Some(folder) => Some(Ledger::open_for_run(folder, &self.name)?),
+            None => None,
+        };
+        let sinks = self.nodes.iter().filter(|node| node.role() == Role::Sink);
+        let sinks = sinks.map(|node| Arc::clone(&node.name)).collect();
+        let fingerprint = self.fingerprint.clone();
+        let progress = Progress::new(ledger, fingerprint, sinks, self.can_stage);
+        if let Some(retries) = &self.options.retries {
+            let ids: Vec<DocumentId> = retries
+                .iter()
+                .map(|retry| DocumentId::of(&retry.uri))
+                .collect();
+            progress.undo(&ids)?;
+        }
+        Ok(Arc::new(progress))
+    }
+
+    /// The nodes from which items come to the one that stands at `place`.
+    fn names_before(&self, place: usize) -> BTreeSet<Arc<str>> {
+        let mut places = BTreeSet::from([place]);
+        // Every node stands after its inputs.
+        for place in (0..=place).rev() {
+            if places.contains(&place) {
+                places.extend(&self.nodes[place].inputs);
             }
         }
-    });
+        places.remove(&place);
+        let names = places.into_iter();
+        names
+            .map(|place| Arc::clone(&self.nodes[place].name))
+            .collect()
+    }
+
+    /// What the nodes that gather share, by their place in the graph.
+    fn gathers(&self) -> HashMap<usize, Arc<Gather>> {
+        let nodes = self.nodes.iter().enumerate();
+        nodes
+            .filter_map(|(place, node)| {
+                let rule = node.rule.clone()?;
+                let gather = Gather::new(place, rule, node.workers, self.names_before(place));
+                Some((place, Arc::new(gather)))
+            })
+            .collect()
+    }
 }

@@ -1,13 +1,17 @@
 //! What is behind a worker's [`Outlet`](crate::Outlet): the edges that leave its node.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::document::Token;
 use crate::edge::EdgeSender;
 use crate::error::{ItemError, StageError};
 use crate::item::Item;
 use crate::key::Key;
 use crate::metrics::{NodeMetrics, add_one};
+use crate::retry::OnError;
 use crate::run::Shared;
 use crate::stage::OutletPort;
 
@@ -16,10 +20,26 @@ pub(super) struct Port {
     pub(super) edges: Arc<Vec<EdgeSender>>,
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Arc<NodeMetrics>,
+    pub(super) on_error: OnError,
     /// How long the sends of this batch waited for room.
     pub(super) blocked: Duration,
-    /// Keys that left the node in this batch, sent or set aside.
-    pub(super) left: Vec<Key>,
+    /// What left the node in this attempt at a batch, sent or set aside.
+    pub(super) left: HashMap<Leaving, usize>,
+    /// What left in earlier attempts: it must not leave a second time.
+    pub(super) left_before: HashMap<Leaving, usize>,
+    /// Items of this batch that failed and may be tried again.
+    pub(super) failed: Vec<(Item, ItemError)>,
+    /// Keeps the page that was sent last from being taken for done while more
+    /// of it may come.
+    pub(super) last_page: Option<Token>,
+}
+
+/// An item of a batch, by the place in it, and the key of what was made of it.
+pub(super) type Leaving = (usize, Key);
+
+/// The place in its batch of the item, or of that which it was made from.
+pub(super) fn slot(item: &Item) -> usize {
+    item.token.as_ref().map_or(usize::MAX, Token::slot)
 }
 
 impl Port {
@@ -29,47 +49,144 @@ impl Port {
             .iter()
             .try_fold(Duration::ZERO, |sum, edge| Ok(sum + edge.wait_for_room()?))
     }
+
+    /// Forgets the batch before.
+    pub(super) fn begin(&mut self) {
+        self.left.clear();
+        self.left_before.clear();
+        self.failed.clear();
+        self.last_page = None;
+    }
+
+    /// A further attempt at the batch begins: what has left stays so.
+    pub(super) fn begin_again(&mut self) {
+        for (leaving, n) in self.left.drain() {
+            *self.left_before.entry(leaving).or_default() += n;
+        }
+    }
+
+    /// Whether anything has left in some attempt.
+    pub(super) fn has_any_left(&self) -> bool {
+        !self.left.is_empty() || self.left_before.values().any(|n| *n > 0)
+    }
+
+    /// Whether the item itself has left in some attempt.
+    pub(super) fn has_left(&self, item: &Item) -> bool {
+        let leaving = (slot(item), item.key());
+        self.left.contains_key(&leaving) || self.left_before.contains_key(&leaving)
+    }
+
+    /// Notes that an item leaves; false if an earlier attempt sent it.
+    pub(super) fn leaves(&mut self, item: &Item) -> bool {
+        let leaving = (slot(item), item.key());
+        let left_before = self.left_before.get_mut(&leaving).filter(|n| **n > 0);
+        let is_new = left_before.is_none();
+        if let Some(n) = left_before {
+            *n -= 1;
+        }
+        *self.left.entry(leaving).or_default() += 1;
+        is_new
+    }
+
+    /// Gives the item a token, and counts it with its page. False if an earlier
+    /// run has stored that page.
+    fn admit(&mut self, item: &mut Item) -> bool {
+        let key = item.key();
+        let tracker = &self.shared.tracker;
+        let token = item.token.take();
+        // Made from scratch: it belongs to its document while that is under
+        // way, and begins one otherwise.
+        let token = token.or_else(|| tracker.token_for(key.document));
+        let mut token = token.unwrap_or_else(|| tracker.begin(item.origin()));
+        if let (Some(page), false) = (key.page, token.is_of_page()) {
+            if token.document().has_page(&self.node, page) {
+                return false;
+            }
+            token.join_page(&self.node, page);
+            self.last_page = Some(token.clone());
+        }
+        item.token = Some(token);
+        true
+    }
+
+    /// Sets an item aside for good.
+    pub(super) fn set_aside(&mut self, item: &Item, error: &ItemError) {
+        let (node, hint) = (&*self.node, error.hint.as_deref());
+        let document = item.token.as_ref().map(Token::document);
+        NodeMetrics::count(&self.metrics.dead_letters, 1);
+        if self.on_error == OnError::Stop {
+            if let Some(document) = document {
+                document.fail();
+            }
+            let hint = hint.unwrap_or("mend the document, or let `on_error` set such items aside");
+            let message = error.message(&item.label());
+            self.shared.fail(node, StageError::fatal(message, hint));
+            return;
+        }
+        tracing::warn!(node, hint, "{}", error.message(&item.label()));
+        let letters = &self.shared.dead_letters;
+        let written = letters.write(
+            node,
+            item.origin(),
+            item.key(),
+            error,
+            document.map(|document| &**document),
+        );
+        add_one(&self.shared.metrics.dead_letters);
+        if let Some(document) = document {
+            document.count_dead(&self.node, item.key());
+        }
+        if let Err(error) = written {
+            // Without its letter the item would be lost: the document stays undone.
+            if let Some(document) = document {
+                document.fail();
+            }
+            self.shared.fail(node, error);
+        }
+    }
 }
 
 impl OutletPort for Port {
     fn send(&mut self, mut item: Item) -> Result<(), StageError> {
-        let tracker = &self.shared.tracker;
-        if item.token.is_none() {
-            // Made from scratch: it belongs to its document while that is under
-            // way, and begins one otherwise.
-            let token = tracker.token_for(item.key().document);
-            item.token = Some(token.unwrap_or_else(|| tracker.begin(item.origin())));
+        if !self.leaves(&item) || !self.admit(&mut item) {
+            return Ok(());
         }
-        self.left.push(item.key());
         NodeMetrics::count(&self.metrics.items_out, 1);
-        let Some((last, others)) = self.edges.split_last() else {
+        let takers = match EdgeSender::takers(&self.edges, &item) {
+            Ok(takers) => takers,
+            Err(error) => {
+                self.set_aside(&item, &error);
+                return Ok(());
+            }
+        };
+        let Some(last) = takers.last(self.edges.len()) else {
+            NodeMetrics::count(&self.metrics.dropped, 1);
             return Ok(());
         };
-        for edge in others {
-            self.blocked += edge.send(item.clone())?;
+        for (number, edge) in self.edges[..last].iter().enumerate() {
+            if takers.takes(number) {
+                self.blocked += edge.send(item.clone())?;
+            }
         }
-        self.blocked += last.send(item)?;
+        self.blocked += self.edges[last].send(item)?;
         Ok(())
     }
 
-    fn dead_letter(&mut self, item: Item, error: ItemError) {
-        self.left.push(item.key());
-        let (node, hint) = (&*self.node, error.hint.as_deref());
-        tracing::warn!(node, hint, "{}", error.message(&item.label()));
-        let letters = &self.shared.dead_letters;
-        let written = letters.write(node, item.origin(), item.key(), &error, true);
-        NodeMetrics::count(&self.metrics.dead_letters, 1);
-        add_one(&self.shared.metrics.dead_letters);
-        if let Some(token) = &item.token {
-            token.document().count_dead();
+    fn dead_letter(&mut self, mut item: Item, error: ItemError) {
+        if matches!(self.on_error, OnError::Retry(_)) && !self.has_left(&item) {
+            self.failed.push((item, error));
+        } else if self.leaves(&item) && self.admit(&mut item) {
+            self.set_aside(&item, &error);
         }
-        if let Err(error) = written {
-            // Without its letter the item would be lost: the document stays undone.
-            if let Some(token) = &item.token {
-                token.document().fail();
-            }
-            self.shared.fail(node, error);
-        }
+    }
+
+    fn stored_pages(&self, document: &Item) -> BTreeSet<u32> {
+        let token = document.token.as_ref().filter(|token| !token.is_of_page());
+        let stored = token.map(|token| token.document().stored_pages(&self.node));
+        let stored = stored.unwrap_or_default();
+        let n_resumed = &self.shared.progress.n_pages_resumed;
+        n_resumed.fetch_add(stored.len() as u64, Ordering::Relaxed);
+        stored
     }
 
     fn is_cancelled(&self) -> bool {

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use serde::Deserialize;
 
 use crate::{
-    BatchPolicy, ConfigFile, Delivery, Document, Field, FieldError, Fields, Item, ItemError,
+    BatchPolicy, ConfigFile, Delivery, Ended, Field, FieldError, Fields, Item, ItemError,
     Outlet, Registry, Report, Resources, RunControl, RunError, Sink, SinkConfig, SinkInput, Source,
     SourceConfig, SourceOutlet, Stage, StageConfig, StageError, StopReason,
 };
@@ -194,15 +194,17 @@ impl Sink for Memory {
         })
     }
 
-    fn end_document(&mut self, document: &Document) -> BoxFuture<'_, Result<(), StageError>> {
+    fn end_document(&mut self, ended: Ended) -> BoxFuture<'_, Result<(), StageError>> {
+        let Ended { document, ack } = ended;
+        ack.durable();
         Seen::add(&self.seen.ended, document.origin().uri.to_string());
         let id = document.origin().id;
-        let (ended, held) = std::mem::take(&mut self.held)
+        let (of_it, held) = std::mem::take(&mut self.held)
             .into_iter()
             .partition(|d| d.item.key().document == id);
         self.held = held;
-        let ended: Vec<Delivery> = ended;
-        for delivery in ended {
+        let of_it: Vec<Delivery> = of_it;
+        for delivery in of_it {
             if !document.has_failed() {
                 Seen::add(&self.seen.stored, delivery.item.label().to_string());
                 delivery.ack.durable();
@@ -248,8 +250,9 @@ impl Ran {
 
 fn run_with(control: &RunControl, toml: &str) -> Ran {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let dead_letters = format!("dead_letters = '{}'\n", folder.path().display());
-    let toml = toml.replacen("[p]\n", &format!("[p]\n{dead_letters}"), 1);
+    let place = folder.path().display();
+    let places = format!("dead_letters = '{place}'\nledger = '{place}/ledger'\n");
+    let toml = toml.replacen("[p]\n", &format!("[p]\n{places}"), 1);
     let file = ConfigFile::parse(Path::new("test.toml"), &toml, &[], &registry(), &|_| None)
         .expect("a sound configuration");
     let (resources, seen) = (Resources::default(), Arc::<Seen>::default());

@@ -65,6 +65,11 @@ pub(super) struct Table {
     pub(super) dataset: Option<Arc<Dataset>>,
     /// Whether `make_text_index` has nothing left to do.
     pub(super) has_text_index: bool,
+    /// The version up to which every change of rows is known: of the inventory,
+    /// or a commit of ours since.
+    pub(super) known_version: Option<u64>,
+    /// Our commits since then.
+    own: HashSet<String>,
 }
 
 impl Table {
@@ -102,9 +107,15 @@ impl Table {
             store,
             dataset: None,
             has_text_index: false,
+            known_version: None,
+            own: HashSet::new(),
         };
         table.reload().await?;
         Ok(table)
+    }
+
+    pub(super) fn uri(&self) -> &str {
+        &self.uri
     }
 
     pub(super) fn name(&self) -> &str {
@@ -198,6 +209,8 @@ impl Table {
             match self.try_replace(documents, fragments.clone()).await {
                 Ok(dataset) => {
                     self.dataset = Some(dataset);
+                    let own = std::mem::take(&mut self.own);
+                    self.note_version(&own).await;
                     return Ok(());
                 }
                 Err(error) if is_conflict(&error) => {
@@ -218,14 +231,12 @@ impl Table {
     }
 
     async fn try_replace(
-        &self,
+        &mut self,
         documents: &[DocumentId],
         fragments: Vec<Fragment>,
     ) -> lance::Result<Arc<Dataset>> {
-        let dataset = self
-            .dataset
-            .as_ref()
-            .ok_or_else(|| Error::internal("the table was not made"))?;
+        let dataset = self.dataset.clone();
+        let dataset = &dataset.ok_or_else(|| Error::internal("the table was not made"))?;
         let ids: Vec<String> = documents.iter().map(|id| format!("'{id}'")).collect();
         let old_rows = format!("{DOCUMENT_ID} IN ({})", ids.join(", "));
         let deletion = DeleteBuilder::new(Arc::clone(dataset), old_rows)
@@ -267,6 +278,7 @@ impl Table {
             updated_fragment_offsets: None,
         };
         let transaction = TransactionBuilder::new(dataset.version().version, operation).build();
+        self.own.insert(transaction.uuid.clone());
         let mut commit = CommitBuilder::new(Arc::clone(dataset));
         if let Some(rows) = deletion.affected_rows {
             commit = commit.with_affected_rows(rows);
@@ -307,11 +319,14 @@ impl Table {
     }
 
     pub(super) fn cannot(&self, act: &str, error: Error) -> StageError {
-        StageError::caused(
-            format_args!("cannot {act} table `{}`", self.name),
-            "mend the cause (disk full, no permission, files removed) and run again: what was stored stays",
-            error,
-        )
+        let problem = format!("cannot {act} table `{}`", self.name);
+        if crate::disk::is_full(&error) {
+            let problem = format!("{problem}: the disk is full");
+            let hint = "make room and run again: it goes on where it stopped, and what was stored stays";
+            return StageError::caused(problem, hint, error);
+        }
+        let hint = "mend the cause (no permission, files removed) and run again: what was stored stays";
+        StageError::caused(problem, hint, error)
     }
 }
 

@@ -7,9 +7,14 @@
 //! of records with boxes, `thumbnail` and other bytes as they are.
 //!
 //! A document's rows replace those of an earlier run in one commit, after its
-//! last item has come. Reading is [`TableReader`]'s.
+//! last item has come. While it is still coming, its rows are written and synced
+//! every few seconds, in files that no version of the table knows; the ledger
+//! notes them, so that a run that is stopped goes on after them. Reading is
+//! [`TableReader`]'s.
 
+mod coming;
 mod commit;
+mod inventory;
 mod rows;
 mod schema;
 mod search;
@@ -21,15 +26,17 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use lance::table::format::Fragment;
 use pagemill_pipeline::{
-    Ack, Delivery, Document, DocumentId, Field, FieldError, Item, Resources, Sink, SinkConfig,
-    SinkInput, StageError,
+    Delivery, Document, DocumentId, Ended, Field, FieldError, Inventory, Item, Resources, Sink,
+    SinkConfig, SinkInput, SinkMeter, StageError, StagedRows, Stager,
 };
 use serde::Deserialize;
 
 pub use self::search::{Hit, SearchMode, SearchQuery, TableError, TableReader};
 
+use self::coming::{Ready, Rows};
 use self::commit::Table;
 use self::schema::Columns;
+use self::upkeep::Upkeep;
 
 /// A document that is still coming holds at most so much in memory; the rest
 /// of it waits in files that belong to no version of the table yet.
@@ -53,6 +60,19 @@ pub struct LanceDbConfig {
     /// When complete documents are committed.
     #[serde(default)]
     pub commit: CommitConfig,
+}
+
+impl LanceDbConfig {
+    /// A table of the database in this folder.
+    pub fn new(uri: impl Into<String>, table: impl Into<String>) -> Self {
+        Self {
+            uri: uri.into(),
+            table: Some(table.into()),
+            text_index: yes(),
+            durability: Durability::default(),
+            commit: CommitConfig::default(),
+        }
+    }
 }
 
 fn yes() -> bool {
@@ -113,6 +133,8 @@ pub struct LanceDb {
     /// one that comes twice at a time is two of them.
     coming: HashMap<usize, Rows>,
     ready: Ready,
+    /// When documents that are still coming were staged last.
+    staged: Instant,
 }
 
 struct Opened {
@@ -120,45 +142,11 @@ struct Opened {
     columns: Columns,
     fingerprint: String,
     indexes_text: bool,
-}
-
-/// What has come of one document.
-struct Rows {
-    document: DocumentId,
-    items: Vec<Item>,
-    n_bytes: usize,
-    /// Rows that are written, but in no version of the table.
-    fragments: Vec<Fragment>,
-    acks: Vec<Ack>,
-}
-
-impl Rows {
-    fn new(document: DocumentId) -> Self {
-        Self {
-            document,
-            items: Vec::new(),
-            n_bytes: 0,
-            fragments: Vec::new(),
-            acks: Vec::new(),
-        }
-    }
-}
-
-/// A document of which nothing more comes.
-struct Ended {
-    rows: Option<Rows>,
-    document: DocumentId,
-    has_failed: bool,
-    n_dead: u64,
-}
-
-/// Documents that wait for the next commit.
-#[derive(Default)]
-struct Ready {
-    documents: Vec<Rows>,
-    n_rows: usize,
-    n_bytes: usize,
-    since: Option<Instant>,
+    stager: Option<Stager>,
+    meter: SinkMeter,
+    /// Rows that an earlier run staged, of documents that have not come yet.
+    adopted: HashMap<DocumentId, Vec<Fragment>>,
+    upkeep: Upkeep,
 }
 
 impl LanceDb {
@@ -193,6 +181,7 @@ impl LanceDb {
             opened: None,
             coming: HashMap::new(),
             ready: Ready::default(),
+            staged: Instant::now(),
         })
     }
 
@@ -202,16 +191,31 @@ impl LanceDb {
             .expect("the runner opens a sink before it hands anything over")
     }
 
-    async fn spill(&mut self, key: usize) -> Result<(), StageError> {
-        let Some(rows) = self.coming.get_mut(&key) else {
+    /// Writes what has come of the document, for the commit that is to follow.
+    async fn write_early(&mut self, key: usize) -> Result<(), StageError> {
+        let (Some(rows), Some(opened)) = (self.coming.get_mut(&key), self.opened.as_mut()) else {
             return Ok(());
         };
-        let items = std::mem::take(&mut rows.items);
-        rows.n_bytes = 0;
-        let fragments = self.opened().write(items).await?;
-        if let Some(rows) = self.coming.get_mut(&key) {
-            rows.fragments.extend(fragments);
+        if let Some(stager) = opened.stager.clone() {
+            rows.stage(opened, &stager).await?;
         }
+        if rows.n_bytes >= SPILL_BYTES {
+            rows.spill(opened).await?;
+        }
+        Ok(())
+    }
+
+    /// Stages what has waited for long, document by document.
+    async fn stage_if_due(&mut self) -> Result<(), StageError> {
+        let max_wait = Duration::from_millis(self.config.commit.max_wait_ms);
+        if self.opened().stager.is_none() || self.staged.elapsed() < max_wait {
+            return Ok(());
+        }
+        let keys: Vec<usize> = self.coming.keys().copied().collect();
+        for key in keys {
+            self.write_early(key).await?;
+        }
+        self.staged = Instant::now();
         Ok(())
     }
 
@@ -227,60 +231,75 @@ impl LanceDb {
         if is_due { self.commit().await } else { Ok(()) }
     }
 
-    /// Commits the documents that are complete, and releases their acks.
+    /// Commits the documents that are complete, and releases their acks. What
+    /// cannot be committed waits on.
     async fn commit(&mut self) -> Result<(), StageError> {
-        let ready = std::mem::take(&mut self.ready);
-        if ready.documents.is_empty() {
+        if self.ready.documents.is_empty() {
             return Ok(());
         }
-        let mut documents = Vec::with_capacity(ready.documents.len());
-        let (mut items, mut fragments, mut acks) = (Vec::new(), Vec::new(), Vec::new());
-        for rows in ready.documents {
-            documents.push(rows.document);
-            items.extend(rows.items);
-            fragments.extend(rows.fragments);
-            acks.extend(rows.acks);
-        }
-        let opened = self.opened();
+        let since = Instant::now();
+        let opened = self
+            .opened
+            .as_mut()
+            .expect("the runner opens a sink before it hands anything over");
+        let documents: Vec<DocumentId> = self.ready.ids().collect();
+        let items = self.ready.items();
+        let mut fragments = self.ready.fragments();
         if !items.is_empty() {
-            fragments.extend(opened.write(items).await?);
+            let written = opened.write(items).await?;
+            fragments.extend(written);
         }
+        failpoint("written")?;
         if opened.table.schema().is_some() {
             opened.table.replace(&documents, fragments).await?;
         }
-        for ack in acks {
-            ack.durable();
-        }
+        failpoint("committed")?;
+        let ready = std::mem::take(&mut self.ready);
+        opened.meter.commit(since.elapsed());
+        ready.durable();
+        failpoint("acked")?;
+        opened.upkeep.committed();
         if opened.indexes_text {
             opened.table.make_text_index(&Field::TEXT.name).await?;
         }
+        opened.upkeep.go_on(&mut opened.table).await;
         Ok(())
     }
 
     async fn end(&mut self, ended: Ended) -> Result<(), StageError> {
-        if ended.has_failed {
-            // The acks go undone, so that the next run does it again.
-            if let Some(rows) = ended.rows {
-                self.opened().table.discard(&rows.fragments).await;
+        let Ended { document, ack } = ended;
+        let rows = self.coming.remove(&address(&document));
+        let id = document.origin().id;
+        if document.has_failed() {
+            // The acks go undone, so that the next run does it again, after
+            // what is staged.
+            if let Some(rows) = rows {
+                self.opened().table.discard(&rows.spilled).await;
             }
             return Ok(());
         }
-        let rows = match ended.rows {
+        let adopted = self.opened().adopted.remove(&id);
+        let mut rows = match rows {
             Some(rows) => rows,
             // Nothing of it could be made now: what an earlier run made is better.
-            None if ended.n_dead > 0 => return Ok(()),
-            // It has become empty, and so do its rows.
-            None => Rows::new(ended.document),
+            None if document.n_dead() > 0 && adopted.is_none() => {
+                ack.durable();
+                return Ok(());
+            }
+            // It has become empty, or is gone, and so are its rows.
+            None => Rows::new(id),
         };
-        let waits = |waiting: &Rows| waiting.document == rows.document;
-        if self.ready.documents.iter().any(waits) {
+        match adopted {
+            Some(fragments) if document.is_resumed() => rows.staged.extend(fragments),
+            Some(fragments) => self.opened().table.discard(&fragments).await,
+            None => {}
+        }
+        rows.acks.push(ack);
+        if self.ready.ids().any(|waiting| waiting == id) {
             // The same document again: one commit replaces a document once.
             self.commit().await?;
         }
-        self.ready.n_rows += rows.acks.len();
-        self.ready.n_bytes += rows.n_bytes;
-        self.ready.since.get_or_insert_with(Instant::now);
-        self.ready.documents.push(rows);
+        self.ready.push(rows);
         self.commit_if_due().await
     }
 }
@@ -327,6 +346,10 @@ impl Sink for LanceDb {
                 table,
                 columns,
                 fingerprint: input.fingerprint.clone(),
+                stager: input.stager.clone(),
+                meter: input.meter.clone(),
+                adopted: HashMap::new(),
+                upkeep: Upkeep::default(),
                 indexes_text: self.config.text_index
                     && input.fields.get(&Field::TEXT.name) == Some(Field::TEXT.ty),
             });
@@ -334,47 +357,85 @@ impl Sink for LanceDb {
         })
     }
 
+    fn inventory<'a>(
+        &'a mut self,
+        mark: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Inventory, StageError>> {
+        Box::pin(async move { self.opened().table.inventory(mark).await })
+    }
+
+    fn mark(&self) -> Option<String> {
+        self.opened.as_ref()?.table.mark()
+    }
+
+    fn adopt(&mut self, rows: Vec<StagedRows>) -> BoxFuture<'_, Result<Vec<bool>, StageError>> {
+        Box::pin(async move {
+            let opened = self.opened();
+            let mut is_whole = Vec::with_capacity(rows.len());
+            for StagedRows { document, payload } in rows {
+                let fragments = opened.table.find_staged(&payload).await;
+                is_whole.push(fragments.is_some());
+                let known = opened.adopted.entry(document).or_default();
+                known.extend(fragments.into_iter().flatten());
+            }
+            Ok(is_whole)
+        })
+    }
+
     fn store(&mut self, batch: Vec<Delivery>) -> BoxFuture<'_, Result<(), StageError>> {
         Box::pin(async move {
-            for Delivery { item, ack } in batch {
-                let key = address(ack.document());
-                let rows = self
-                    .coming
-                    .entry(key)
-                    .or_insert_with(|| Rows::new(item.origin().id));
-                rows.n_bytes += item.n_bytes();
-                rows.items.push(item);
-                rows.acks.push(ack);
-                if rows.n_bytes >= SPILL_BYTES {
-                    self.spill(key).await?;
+            let mut large = Vec::new();
+            for delivery in batch {
+                let key = address(delivery.ack.document());
+                let id = delivery.item.origin().id;
+                let rows = self.coming.entry(key).or_insert_with(|| Rows::new(id));
+                rows.push(delivery);
+                if rows.n_bytes >= SPILL_BYTES && !large.contains(&key) {
+                    large.push(key);
                 }
             }
+            for key in large {
+                self.write_early(key).await?;
+            }
+            self.stage_if_due().await?;
             self.commit_if_due().await
         })
     }
 
-    fn end_document(&mut self, document: &Document) -> BoxFuture<'_, Result<(), StageError>> {
-        let ended = Ended {
-            rows: self.coming.remove(&address(document)),
-            document: document.origin().id,
-            has_failed: document.has_failed(),
-            n_dead: document.n_dead(),
-        };
+    fn end_document(&mut self, ended: Ended) -> BoxFuture<'_, Result<(), StageError>> {
         Box::pin(self.end(ended))
     }
 
     fn idle(&mut self) -> BoxFuture<'_, Result<(), StageError>> {
-        Box::pin(self.commit())
+        Box::pin(async move {
+            self.commit().await?;
+            self.stage_if_due().await?;
+            let opened = self.opened();
+            opened.upkeep.idle(&mut opened.table).await;
+            Ok(())
+        })
     }
 
     fn finish(&mut self) -> BoxFuture<'_, Result<(), StageError>> {
         Box::pin(async move {
             self.commit().await?;
-            self.opened().table.tidy().await;
+            let opened = self.opened();
+            opened.upkeep.finish(&mut opened.table).await;
             Ok(())
         })
     }
 }
+
+/// Where tests break a commit off.
+#[cfg(not(test))]
+#[expect(clippy::unnecessary_wraps, reason = "the one of the tests can fail")]
+fn failpoint(step: &str) -> Result<(), StageError> {
+    tracing::trace!(step, "a commit goes on");
+    Ok(())
+}
+
+#[cfg(test)]
+use tests::failpoint;
 
 /// Tells the arrivals of documents apart.
 fn address(document: &Document) -> usize {

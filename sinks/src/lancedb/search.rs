@@ -184,6 +184,16 @@ impl TableReader {
         }
     }
 
+    /// Every row, in order of document, page and part; their score is 0.
+    ///
+    /// # Errors
+    /// The table cannot be read.
+    pub async fn rows(&self) -> Result<Vec<Hit>, TableError> {
+        let found = async { self.read(self.scan(None)?).await };
+        let batches = found.await.map_err(|error| unreadable(&self.name, error))?;
+        Ok(hits(&batches, None, |score| score))
+    }
+
     /// The best rows, best first; rows of one score in the order of their document and page.
     ///
     /// # Errors
@@ -210,13 +220,13 @@ impl TableReader {
         }
         let words = MatchQuery::new(query.text.clone()).with_column(Some(TEXT.into()));
         let found = async {
-            let mut scan = self.scan("_score")?;
+            let mut scan = self.scan(Some("_score"))?;
             let query = FullTextSearchQuery::new_query(words.into()).limit(Some(n as i64));
             scan.full_text_search(query)?.limit(Some(n as i64), None)?;
             self.read(scan).await
         };
         let batches = found.await.map_err(|error| unreadable(&self.name, error))?;
-        Ok(hits(&batches, "_score", |score| score))
+        Ok(hits(&batches, Some("_score"), |score| score))
     }
 
     async fn by_vector(&self, query: &SearchQuery, n: usize) -> Result<Vec<Hit>, TableError> {
@@ -233,7 +243,7 @@ impl TableReader {
             return Ok(Vec::new());
         }
         let found = async {
-            let mut scan = self.scan("_distance")?;
+            let mut scan = self.scan(Some("_distance"))?;
             let vector = Float32Array::from(vector.clone());
             scan.nearest(VECTOR, &vector, n)?
                 .distance_metric(DistanceType::Cosine.into())
@@ -241,16 +251,16 @@ impl TableReader {
             self.read(scan).await
         };
         let batches = found.await.map_err(|error| unreadable(&self.name, error))?;
-        Ok(hits(&batches, "_distance", |distance| 1.0 - distance))
+        Ok(hits(&batches, Some("_distance"), |distance| 1.0 - distance))
     }
 
-    fn scan(&self, score: &str) -> lance::Result<Scanner> {
+    fn scan(&self, score: Option<&str>) -> lance::Result<Scanner> {
         let wanted = [DOCUMENT, DOCUMENT_ID, PAGE, PART, TEXT];
         let mut columns: Vec<&str> = wanted
             .into_iter()
             .filter(|name| self.dataset.schema().field(name).is_some())
             .collect();
-        columns.push(score);
+        columns.extend(score);
         let mut scan = self.dataset.scan();
         scan.project(&columns)?;
         Ok(scan)
@@ -271,7 +281,8 @@ impl TableReader {
     }
 }
 
-fn hits(batches: &[RecordBatch], score: &str, to_score: impl Fn(f32) -> f32) -> Vec<Hit> {
+/// The rows of batches; those without a score are left out, unless none is asked for.
+fn hits(batches: &[RecordBatch], score: Option<&str>, to_score: impl Fn(f32) -> f32) -> Vec<Hit> {
     let mut hits = Vec::new();
     for batch in batches {
         let text = |name: &str, row: usize| -> Option<String> {
@@ -284,13 +295,17 @@ fn hits(batches: &[RecordBatch], score: &str, to_score: impl Fn(f32) -> f32) -> 
                 .as_primitive_opt::<UInt32Type>()?;
             column.is_valid(row).then(|| column.value(row))
         };
-        let scores = batch
-            .column_by_name(score)
-            .and_then(|column| column.as_primitive_opt::<Float32Type>());
-        let Some(scores) = scores else { continue };
-        for (row, score) in scores.iter().enumerate() {
+        let scores = score.and_then(|score| {
+            let column = batch.column_by_name(score)?;
+            column.as_primitive_opt::<Float32Type>()
+        });
+        let score_of = |row: usize| match (score, scores) {
+            (None, _) => Some(0.0),
+            (Some(_), scores) => scores.filter(|s| s.is_valid(row)).map(|s| s.value(row)),
+        };
+        for row in 0..batch.num_rows() {
             // A row without a vector is as far from the question as can be.
-            let Some(score) = score.filter(|score| score.is_finite()) else {
+            let Some(score) = score_of(row).filter(|score| score.is_finite()) else {
                 continue;
             };
             hits.push(Hit {

@@ -5,12 +5,15 @@ use arrow::datatypes::{Float32Type, UInt32Type};
 use futures::TryStreamExt;
 use half::f16;
 use lancedb::query::ExecutableQuery;
-use pagemill_pipeline::testing::deliver;
+use pagemill_pipeline::testing::{deliver, ended, removed, sink_input};
 use pagemill_pipeline::{FieldSet, FieldType, Value, VectorData, Vectors, Word};
 
 use super::*;
 
+mod faults;
 mod search;
+
+pub(super) use faults::failpoint;
 
 fn config(uri: &str) -> LanceDbConfig {
     LanceDbConfig {
@@ -23,11 +26,7 @@ fn config(uri: &str) -> LanceDbConfig {
 }
 
 fn input(fields: impl IntoIterator<Item = Field>) -> SinkInput {
-    SinkInput {
-        fields: FieldSet::from_iter(fields),
-        pipeline: "pages".into(),
-        fingerprint: "f1".into(),
-    }
+    sink_input(FieldSet::from_iter(fields))
 }
 
 async fn open(config: LanceDbConfig, fields: &[Field]) -> Result<LanceDb, StageError> {
@@ -40,8 +39,15 @@ async fn store(sink: &mut LanceDb, items: Vec<Item>) -> Arc<Document> {
     let (deliveries, document) = deliver(items);
     let document = document.expect("there are items");
     sink.store(deliveries).await.expect("stored");
-    sink.end_document(&document).await.expect("ended");
+    sink.end_document(ended(&document)).await.expect("ended");
     document
+}
+
+/// Writes what has come of a document, as if it were large.
+async fn spill(sink: &mut LanceDb, key: usize) {
+    let opened = sink.opened.as_mut().expect("opened");
+    let rows = sink.coming.get_mut(&key).expect("some have come");
+    rows.spill(opened).await.expect("written");
 }
 
 /// `n` pages of a document, each saying `word`.
@@ -220,7 +226,7 @@ async fn a_document_that_failed_is_not_stored_and_keeps_its_old_rows() {
     // A page is lost on its way: its promise is broken.
     drop(deliveries.pop());
     sink.store(deliveries).await.expect("stored");
-    sink.end_document(&document).await.expect("ended");
+    sink.end_document(ended(&document)).await.expect("ended");
     sink.finish().await.expect("finishes");
     assert!(document.has_failed());
     assert_eq!(document.n_stored(), 0);
@@ -237,8 +243,8 @@ async fn a_document_that_is_still_coming_is_not_seen() {
     sink.store(deliveries).await.expect("stored");
     // Even when part of it had to leave memory.
     let key = address(&document.expect("there are items"));
-    sink.spill(key).await.expect("written");
-    assert_eq!(sink.coming[&key].fragments.len(), 1);
+    spill(&mut sink, key).await;
+    assert_eq!(sink.coming[&key].spilled.len(), 1);
     sink.finish().await.expect("finishes");
     assert_eq!(rows(&uri).await, ["a.pdf#1: whole on page 1"]);
 }
@@ -252,9 +258,9 @@ async fn rows_that_left_memory_early_come_with_their_document() {
     let document = document.expect("there are items");
     let second = first.split_off(3);
     sink.store(first).await.expect("stored");
-    sink.spill(address(&document)).await.expect("written");
+    spill(&mut sink, address(&document)).await;
     sink.store(second).await.expect("stored");
-    sink.end_document(&document).await.expect("ended");
+    sink.end_document(ended(&document)).await.expect("ended");
     sink.finish().await.expect("finishes");
     assert_eq!(document.n_stored(), 4);
     assert_eq!(rows(&uri).await.len(), 4);
@@ -348,7 +354,7 @@ async fn a_document_without_rows_loses_its_old_ones() {
         delivery.ack.durable();
     }
     let document = document.expect("there are items");
-    sink.end_document(&document).await.expect("ended");
+    sink.end_document(ended(&document)).await.expect("ended");
     sink.finish().await.expect("finishes");
     assert_eq!(rows(&uri).await, ["b.pdf#1: old on page 1"]);
 }
@@ -392,7 +398,7 @@ async fn a_table_that_does_not_fit_is_refused_with_all_that_differs() {
     let (deliveries, document) = deliver([item]);
     sink.store(deliveries).await.expect("stored");
     let document = document.expect("there are items");
-    sink.end_document(&document).await.expect("ended");
+    sink.end_document(ended(&document)).await.expect("ended");
     let error = sink.finish().await.expect_err("refused");
     assert_eq!(
         error.to_string(),

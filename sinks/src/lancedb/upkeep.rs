@@ -1,6 +1,8 @@
 //! What keeps a table quick to search: a full-text index, and few, large files.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lance::Dataset;
 use lance::dataset::optimize::{CompactionOptions, compact_files};
@@ -9,6 +11,7 @@ use lance_index::IndexType;
 use lance_index::optimize::OptimizeOptions;
 use lance_index::scalar::InvertedIndexParams;
 use pagemill_pipeline::StageError;
+use tokio::task::JoinHandle;
 
 use super::commit::Table;
 
@@ -73,16 +76,90 @@ impl Table {
         Ok(indices.iter().any(|index| index.fields.contains(&field.id)))
     }
 
-    /// Puts small fragments together, indexes new rows, removes old versions.
-    /// The rows are durable without it, so what goes wrong is only logged.
-    pub(super) async fn tidy(&mut self) {
-        let Some(dataset) = &self.dataset else { return };
-        let mut dataset = Dataset::clone(dataset);
-        let name = self.name.clone();
-        if let Err(error) = tidy(&mut dataset).await {
-            tracing::warn!(table = name, %error, "the table is not tidied up: the next run will do it");
+}
+
+/// So many commits are made before the table is tidied up beside the run.
+const COMMITS_BETWEEN: usize = 32;
+/// And so much time passes at least.
+const TIME_BETWEEN: Duration = Duration::from_secs(60);
+
+/// Puts small fragments together, indexes new rows and removes old versions,
+/// now and then beside the run and at its end. The rows are durable without
+/// it, so what goes wrong is only logged.
+///
+/// Beside the run it works on a version of its own. A commit that touches the
+/// same fragments at that time meets a conflict, and is made again on top.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    n_commits: usize,
+    last: Option<Instant>,
+    under_way: Option<JoinHandle<()>>,
+}
+
+impl Upkeep {
+    pub(super) fn committed(&mut self) {
+        self.n_commits += 1;
+    }
+
+    /// Begins to tidy up if enough has changed.
+    pub(super) async fn go_on(&mut self, table: &mut Table) {
+        let rested = self.last.is_none_or(|last| last.elapsed() >= TIME_BETWEEN);
+        if self.n_commits >= COMMITS_BETWEEN && rested {
+            self.begin(table).await;
         }
-        self.dataset = Some(Arc::new(dataset));
+    }
+
+    /// The same, when there is nothing else to do: then less is enough.
+    pub(super) async fn idle(&mut self, table: &mut Table) {
+        let rested = self.last.is_none_or(|last| last.elapsed() >= TIME_BETWEEN);
+        if self.n_commits > 0 && rested {
+            self.begin(table).await;
+        }
+    }
+
+    async fn begin(&mut self, table: &mut Table) {
+        match self.under_way.take() {
+            Some(task) if !task.is_finished() => {
+                self.under_way = Some(task);
+                return;
+            }
+            Some(_) | None => {}
+        }
+        let Some(dataset) = &table.dataset else { return };
+        (self.n_commits, self.last) = (0, Some(Instant::now()));
+        let (dataset, name) = (Dataset::clone(dataset), table.name.clone());
+        self.under_way = Some(tokio::spawn(tidy_up(dataset, name)));
+        // The version that the task makes is found by the next commit.
+        tokio::task::yield_now().await;
+    }
+
+    /// Tidies up, and waits for it.
+    pub(super) async fn finish(&mut self, table: &mut Table) {
+        if let Some(task) = self.under_way.take() {
+            let _logged = task.await;
+        }
+        if table.reload().await.is_err() {
+            return; // Its rows are durable, and the next run will say what is wrong.
+        }
+        if let Some(dataset) = &table.dataset {
+            tidy_up(Dataset::clone(dataset), table.name.clone()).await;
+        }
+        let _reported_then = table.reload().await;
+        table.note_version(&HashSet::new()).await;
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        if let Some(task) = &self.under_way {
+            task.abort();
+        }
+    }
+}
+
+async fn tidy_up(mut dataset: Dataset, table: String) {
+    if let Err(error) = tidy(&mut dataset).await {
+        tracing::warn!(table, %error, "the table is not tidied up: a later time will do it");
     }
 }
 

@@ -2,11 +2,16 @@
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::time::SystemTime;
 
 use globset::GlobSet;
 use pagemill_pipeline::ItemError;
 use walkdir::{DirEntry, WalkDir};
+
+use super::reading::{self, PERMISSION_HINT};
+use super::state::{Clock, FileState};
 
 /// Where files are looked for, and which.
 #[derive(Debug)]
@@ -15,67 +20,163 @@ pub(super) struct Listing {
     pub(super) include: GlobSet,
     pub(super) exclude: GlobSet,
     pub(super) follow_links: bool,
+    pub(super) clock: Clock,
 }
 
 /// A file, or a place where one cannot be read.
 #[derive(Debug)]
 pub(super) struct Found {
     pub(super) uri: String,
-    pub(super) file: Result<PathBuf, ItemError>,
+    pub(super) path: PathBuf,
+    pub(super) file: Result<Seen, ItemError>,
+}
+
+/// A file as it was when it was listed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) state: FileState,
+    pub(super) at: SystemTime,
+}
+
+/// What was found at a place and below it.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    pub(super) found: Vec<Found>,
+    /// URIs of places that could not be looked into: what lies below them may
+    /// still be there.
+    pub(super) unseen: Vec<String>,
+    /// The root itself cannot be listed.
+    pub(super) is_without_root: bool,
+}
+
+/// What is at one path.
+#[derive(Debug)]
+pub(super) enum Observed {
+    /// Nothing, or nothing that the patterns could choose.
+    Nothing,
+    /// A file, or a folder with these below it.
+    There(Listed),
+    /// Only a listing of everything can tell.
+    Unclear,
+}
+
+impl Listed {
+    /// Those of `known` URIs at `place` or below it that are gone for sure.
+    pub(super) fn missing(
+        &self,
+        place: &str,
+        known: impl IntoIterator<Item = String>,
+    ) -> Vec<String> {
+        if self.is_without_root {
+            return Vec::new();
+        }
+        let found: HashSet<&str> = self.found.iter().map(|found| &*found.uri).collect();
+        let is_unseen = |uri: &str| self.unseen.iter().any(|place| is_at_or_below(uri, place));
+        let is_gone =
+            |uri: &String| is_at_or_below(uri, place) && !found.contains(&**uri) && !is_unseen(uri);
+        known.into_iter().filter(is_gone).collect()
+    }
+}
+
+/// Whether a URI is that of `place` or of something below it.
+pub(super) fn is_at_or_below(uri: &str, place: &str) -> bool {
+    let below = uri.strip_prefix(place.trim_end_matches('/'));
+    below.is_some_and(|below| below.is_empty() || below.starts_with('/')) || uri == place
 }
 
 impl Listing {
     /// All files that the patterns choose, and all that stands in the way.
-    pub(super) fn list(&self) -> Vec<Found> {
-        let walk = WalkDir::new(&self.root)
+    pub(super) fn list(&self) -> Listed {
+        self.walk(&self.root)
+    }
+
+    /// What is at `path`, which may be a folder.
+    pub(super) fn look(&self, path: &Path) -> Observed {
+        if !self.concerns(path) {
+            return Observed::Nothing;
+        }
+        let is_gone = |error: &io::Error| {
+            use io::ErrorKind::{NotADirectory, NotFound};
+            matches!(error.kind(), NotFound | NotADirectory)
+        };
+        match std::fs::symlink_metadata(path) {
+            Err(error) if is_gone(&error) => Observed::Nothing,
+            Err(_) => Observed::Unclear,
+            // Whether a link goes round in a circle is seen from above it only.
+            Ok(metadata) if metadata.is_symlink() && self.follow_links && path.is_dir() => {
+                Observed::Unclear
+            }
+            Ok(_) => Observed::There(self.walk(path)),
+        }
+    }
+
+    /// Whether there may be something to read at `path` or below it.
+    pub(super) fn concerns(&self, path: &Path) -> bool {
+        let Ok(below) = path.strip_prefix(&self.root) else {
+            return false;
+        };
+        let mut place = self.root.clone();
+        below.iter().all(|name| {
+            place.push(name);
+            !is_hidden(name) && !self.exclude.is_match(self.relative(&place))
+        })
+    }
+
+    fn walk(&self, from: &Path) -> Listed {
+        let walk = WalkDir::new(from)
             .follow_links(self.follow_links)
+            .follow_root_links(self.follow_links || from == self.root)
             .sort_by_file_name();
-        let entries = walk.into_iter().filter_entry(|entry| self.enters(entry));
-        let mut found: Vec<Found> = entries.filter_map(|entry| self.look_at(entry)).collect();
-        set_aside_ambiguous(&mut found);
-        found
+        let mut listed = Listed::default();
+        for entry in walk.into_iter().filter_entry(|entry| self.enters(entry)) {
+            match entry {
+                Ok(entry) => self.look_at(entry, &mut listed),
+                Err(error) => self.report(&error, &mut listed),
+            }
+        }
+        set_aside_ambiguous(&mut listed.found);
+        listed
     }
 
     /// Whether to look at an entry or, if it is a folder, below it.
     fn enters(&self, entry: &DirEntry) -> bool {
-        // What `path` itself names is meant, hidden or not.
-        if entry.depth() == 0 {
-            return true;
-        }
-        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-        !is_hidden && !self.exclude.is_match(self.relative(entry.path()))
+        // What the walk begins with is meant, hidden or not.
+        entry.depth() == 0
+            || (!is_hidden(entry.file_name())
+                && !self.exclude.is_match(self.relative(entry.path())))
     }
 
-    fn look_at(&self, entry: walkdir::Result<DirEntry>) -> Option<Found> {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => return self.report(&error),
-        };
+    fn look_at(&self, entry: DirEntry, listed: &mut Listed) {
         let kind = entry.file_type();
         if kind.is_dir() || !self.chooses(entry.path()) {
-            return None;
+            return;
         }
-        let (reason, hint) = if kind.is_file() {
-            return Some(Found {
-                uri: self.uri(entry.path()),
-                file: Ok(entry.into_path()),
-            });
+        let problem = |reason, hint| Err(ItemError::new("read", reason).hint(hint));
+        let file = if kind.is_file() {
+            match entry.metadata() {
+                Ok(metadata) => Ok(Seen {
+                    state: FileState::of(&metadata),
+                    at: (self.clock)(),
+                }),
+                Err(error) => return self.report(&error, listed),
+            }
         } else if kind.is_symlink() {
-            (
+            problem(
                 "it is a symbolic link",
                 "set `follow_links = true`, or name it in `exclude`",
             )
         } else {
             // A pipe would be waited on for ever.
-            (
+            problem(
                 "it is a pipe, a socket or a device",
                 "name it in `exclude`, or copy what it holds into a file",
             )
         };
-        Some(Found {
+        listed.found.push(Found {
             uri: self.uri(entry.path()),
-            file: Err(ItemError::new("read", reason).hint(hint)),
-        })
+            path: entry.into_path(),
+            file,
+        });
     }
 
     /// Whether the patterns choose a file.
@@ -85,36 +186,46 @@ impl Listing {
     }
 
     /// An entry that cannot be looked at.
-    fn report(&self, error: &walkdir::Error) -> Option<Found> {
+    fn report(&self, error: &walkdir::Error, listed: &mut Listed) {
         let path = error.path().unwrap_or(&self.root);
-        let is_excluded = path != self.root && self.exclude.is_match(self.relative(path));
-        if is_excluded {
-            return None;
+        let is_root = path == self.root;
+        if !is_root && self.exclude.is_match(self.relative(path)) {
+            return;
         }
-        let error_of = |reason: String, hint| ItemError::new("read", reason).hint(hint);
-        let problem = if error.loop_ancestor().is_some() {
-            error_of(
-                "it is a symbolic link to a folder above it".into(),
+        let is_gone = error
+            .io_error()
+            .is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let uri = self.uri(path);
+        listed.is_without_root |= is_root;
+        let (reason, hint) = if error.loop_ancestor().is_some() {
+            (
+                "it is a symbolic link to a folder above it".to_owned(),
                 "name it in `exclude`",
             )
         } else if path.is_symlink() {
+            // What it should lead to may be on a disk that is not mounted.
+            listed.unseen.push(uri.clone());
             if !self.chooses(path) {
-                return None;
+                return;
             }
-            error_of(
-                "it is a symbolic link to nothing".into(),
+            (
+                "it is a symbolic link to nothing".to_owned(),
                 "remove the link, or name it in `exclude`",
             )
+        } else if is_gone && !is_root {
+            return; // It was removed since its folder was read.
         } else {
+            listed.unseen.push(uri.clone());
             let reason = error
                 .io_error()
-                .map_or_else(|| error.to_string(), super::reading::describe);
-            error_of(reason, super::reading::PERMISSION_HINT)
+                .map_or_else(|| error.to_string(), reading::describe);
+            (reason, PERMISSION_HINT)
         };
-        Some(Found {
-            uri: self.uri(path),
-            file: Err(problem),
-        })
+        listed.found.push(Found {
+            uri,
+            path: path.to_owned(),
+            file: Err(ItemError::new("read", reason).hint(hint)),
+        });
     }
 
     /// The path below `root`; of `root` itself, its name.
@@ -127,9 +238,14 @@ impl Listing {
         }
     }
 
+    /// The URI of `root`.
+    pub(super) fn root_uri(&self) -> String {
+        text_of(&self.root)
+    }
+
     /// The root as it was given, then the path below it, with `/` between names.
-    fn uri(&self, path: &Path) -> String {
-        let mut uri = text_of(&self.root);
+    pub(super) fn uri(&self, path: &Path) -> String {
+        let mut uri = self.root_uri();
         let below = path.strip_prefix(&self.root).unwrap_or(Path::new(""));
         for name in below {
             if !uri.ends_with('/') {
@@ -139,6 +255,24 @@ impl Listing {
         }
         uri
     }
+
+    /// The path that has this URI, unless its name is not UTF-8: such a URI
+    /// can only be found by listing. `None` where it is not below the root.
+    pub(super) fn path_of(&self, uri: &str) -> Option<PathBuf> {
+        let root = self.root_uri();
+        if uri == root {
+            return Some(self.root.clone());
+        }
+        let below = uri.strip_prefix(root.trim_end_matches('/'))?;
+        let below = Path::new(below.strip_prefix('/')?);
+        let is_plain = |part| matches!(part, Component::Normal(_));
+        (!below.as_os_str().is_empty() && below.components().all(is_plain))
+            .then(|| self.root.join(below))
+    }
+}
+
+fn is_hidden(name: &std::ffi::OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
 }
 
 /// A name as text. In one that is not UTF-8, the bytes that are none, and `%`,
@@ -160,28 +294,21 @@ fn text_of(name: &Path) -> String {
 /// A name that is not UTF-8 may be written like another one that is. Both
 /// would be one document, and replace each other's rows.
 fn set_aside_ambiguous(found: &mut [Found]) {
-    let mut uris: HashSet<String> = HashSet::new();
-    let plain = |found: &Found| match &found.file {
-        Ok(path) => path.to_str().is_some(),
-        Err(_) => true,
-    };
-    uris.extend(
-        found
-            .iter()
-            .filter(|f| plain(f))
-            .map(|found| found.uri.clone()),
-    );
-    for odd in found.iter_mut() {
-        if plain(odd) || uris.insert(odd.uri.clone()) {
+    let is_odd = |found: &Found| found.file.is_ok() && found.path.to_str().is_none();
+    if !found.iter().any(is_odd) {
+        return;
+    }
+    let plain = found.iter().filter(|found| !is_odd(found));
+    let mut uris: HashSet<String> = plain.map(|found| found.uri.clone()).collect();
+    for odd in found.iter_mut().filter(|found| is_odd(found)) {
+        if uris.insert(odd.uri.clone()) {
             continue;
         }
         let reason = format!(
             "its name is not UTF-8, and written as `{}` it is another's",
             odd.uri
         );
-        if let Ok(path) = &odd.file {
-            odd.uri = path.to_string_lossy().into_owned();
-        }
+        odd.uri = odd.path.to_string_lossy().into_owned();
         odd.file = Err(ItemError::new("read", reason).hint("rename the file"));
     }
 }

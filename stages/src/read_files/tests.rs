@@ -2,15 +2,13 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
-use pagemill_pipeline::{
-    ConfigFile, DeadLetter, Delivery, Registry, Report, RunControl, Sink, SinkConfig, SinkInput,
-    read_dead_letters,
-};
+use pagemill_pipeline::{FeedAgain, StopReason};
 
-use super::reading::{Attempt, read_once};
+use super::listing::{Found, Listed, Observed, is_at_or_below};
+use super::reading::Attempt;
 use super::*;
+use crate::testing::sources::{Ran, Runs};
 
 const PDF: &[u8] = b"%PDF-1.7\n";
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n";
@@ -21,20 +19,27 @@ fn put(root: &Path, name: &str, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
 }
 
-fn config(path: &Path) -> ReadFilesConfig {
+pub(super) fn config(path: &Path) -> ReadFilesConfig {
     ReadFilesConfig {
         path: path.to_owned(),
         include: default_include(),
         exclude: Vec::new(),
         max_file_bytes: default_max_file_bytes(),
         follow_links: false,
+        watch: false,
+        rest_ms: default_rest_ms(),
+        rescan_s: default_rescan_s(),
     }
+}
+
+fn listing(config: &ReadFilesConfig) -> Listing {
+    ReadFiles::new(config).unwrap().listing
 }
 
 /// The URIs below `root` of what is found, with why what cannot be read cannot.
 fn list(config: &ReadFilesConfig) -> Vec<(String, Option<String>)> {
     let root = format!("{}/", config.path.display());
-    let found = ReadFiles::new(config).unwrap().listing.list();
+    let found = listing(config).list().found;
     let describe = |found: Found| {
         let below = found.uri.strip_prefix(&root).unwrap_or(&found.uri);
         (below.to_owned(), found.file.err().map(|error| error.reason))
@@ -191,8 +196,17 @@ fn a_pipe_is_set_aside_and_never_waited_for() {
     assert_eq!(failure(&path), "it is no regular file");
 }
 
+fn attempt(path: &Path, expected: Option<state::FileState>) -> Attempt {
+    let reader = Reader {
+        max_bytes: 100,
+        clock: SystemTime::now,
+        leave_out: "leave it out",
+    };
+    reader.attempt(path, expected)
+}
+
 fn failure(path: &Path) -> String {
-    match read_once(path, 100) {
+    match attempt(path, None) {
         Attempt::Failed(error) => error.reason,
         other => panic!("{other:?}"),
     }
@@ -227,15 +241,134 @@ fn a_file_that_cannot_be_read_says_why() {
         failure(&root.path().join("large.pdf")),
         "it has 101 bytes, and `max_file_bytes` is 100"
     );
-    assert_eq!(failure(&root.path().join("gone.pdf")), "it is gone");
+    let gone = attempt(&root.path().join("gone.pdf"), None);
+    assert!(matches!(gone, Attempt::Gone));
     assert_eq!(failure(root.path()), "it is no regular file");
 }
 
 #[test]
 fn a_file_that_grows_while_it_is_read_is_found_out() {
     // The kernel says that this file has no bytes, and then gives some.
-    let attempt = read_once(Path::new("/proc/version"), 100);
+    let attempt = attempt(Path::new("/proc/version"), None);
     assert!(matches!(attempt, Attempt::Changed), "{attempt:?}");
+}
+
+#[test]
+fn a_file_that_is_no_longer_as_it_was_seen_is_not_read() {
+    let root = tempfile::tempdir().unwrap();
+    put(root.path(), "a.pdf", PDF);
+    let path = root.path().join("a.pdf");
+    let seen = state::FileState::of(&fs::metadata(&path).unwrap());
+    assert!(matches!(attempt(&path, Some(seen)), Attempt::Read(_)));
+    // Another file of the same size takes its place.
+    put(root.path(), "b.pdf", PDF);
+    fs::rename(root.path().join("b.pdf"), &path).unwrap();
+    assert!(matches!(attempt(&path, Some(seen)), Attempt::Changed));
+}
+
+#[test]
+fn a_uri_leads_back_to_its_path_and_no_further() {
+    let root = tempfile::tempdir().unwrap();
+    for path in [root.path().to_owned(), root.path().join("")] {
+        let listing = listing(&config(&path));
+        for name in ["a.pdf", "b/c.pdf", "100%.pdf"] {
+            let path = path.join(name);
+            assert_eq!(listing.path_of(&listing.uri(&path)), Some(path));
+        }
+        let root = root.path().display();
+        assert_eq!(listing.path_of(&format!("{root}/../x.pdf")), None);
+        assert_eq!(listing.path_of(&format!("{root}2/x.pdf")), None);
+        assert_eq!(listing.path_of("x.pdf"), None);
+        assert_eq!(listing.path_of(&listing.root_uri()), Some(path));
+    }
+    assert!(is_at_or_below("/a.pdf", "/") && is_at_or_below("docs/a", "docs/"));
+    assert!(is_at_or_below("docs", "docs") && !is_at_or_below("docs2", "docs"));
+}
+
+/// Why `known` is not missing, or that it is.
+fn missing(listed: &Listed, root: &str, known: &[&str]) -> Vec<String> {
+    let known = known.iter().map(|name| format!("{root}/{name}"));
+    listed.missing(root, known)
+}
+
+#[test]
+fn only_what_is_gone_for_sure_is_missing() {
+    let root = tempfile::tempdir().unwrap();
+    put(root.path(), "a.pdf", PDF);
+    put(root.path(), "drafts/b.pdf", PDF);
+    // A link to a disk that is not mounted.
+    symlink("/no/such/disk", root.path().join("disk")).unwrap();
+    let config = ReadFilesConfig {
+        exclude: vec!["drafts".into()],
+        include: vec!["**/*.pdf".into()],
+        follow_links: true,
+        ..config(root.path())
+    };
+    let mut listed = listing(&config).list();
+    let root = root.path().display().to_string();
+    let known = [
+        "a.pdf",
+        "drafts/b.pdf",
+        "gone.pdf",
+        "disk/c.pdf",
+        "diskette.pdf",
+    ];
+    let expected = ["drafts/b.pdf", "gone.pdf", "diskette.pdf"];
+    assert_eq!(
+        missing(&listed, &root, &known),
+        expected.map(|name| format!("{root}/{name}"))
+    );
+    assert_eq!(
+        listed.missing(&root, ["/elsewhere/a.pdf".to_owned()]),
+        [""; 0]
+    );
+    listed.is_without_root = true;
+    assert_eq!(missing(&listed, &root, &known), [""; 0]);
+}
+
+#[test]
+fn a_root_that_cannot_be_listed_is_told_from_an_empty_one() {
+    let root = tempfile::tempdir().unwrap();
+    let listing = listing(&config(root.path()));
+    assert!(!listing.list().is_without_root);
+    drop(root);
+    assert!(listing.list().is_without_root);
+}
+
+#[test]
+fn looking_at_a_path_tells_what_listing_would() {
+    let root = tempfile::tempdir().unwrap();
+    put(root.path(), "a/b.pdf", PDF);
+    put(root.path(), "a/.hidden/c.pdf", PDF);
+    put(root.path(), "a/c.txt", PDF);
+    symlink("b.pdf", root.path().join("a/link.pdf")).unwrap();
+    symlink(".", root.path().join("a/circle")).unwrap();
+    let listing = listing(&ReadFilesConfig {
+        include: vec!["**/*.pdf".into()],
+        ..config(root.path())
+    });
+    let look = |name: &str| match listing.look(&root.path().join(name)) {
+        Observed::There(listed) => listed.found.len(),
+        Observed::Nothing => 0,
+        Observed::Unclear => panic!("{name}"),
+    };
+    assert_eq!((look("a"), look("a/b.pdf"), look("a/link.pdf")), (2, 1, 1));
+    for nothing in [
+        "a/c.txt",
+        "a/.hidden",
+        "a/.hidden/c.pdf",
+        "gone",
+        "a/b.pdf/c",
+        "a/circle",
+    ] {
+        assert_eq!(look(nothing), 0, "{nothing}");
+    }
+    let followed = Listing {
+        follow_links: true,
+        ..listing
+    };
+    let circle = followed.look(&root.path().join("a/circle"));
+    assert!(matches!(circle, Observed::Unclear));
 }
 
 #[test]
@@ -266,93 +399,81 @@ fn settings_that_cannot_be_used_are_refused_by_name() {
         ..config(root.path())
     };
     assert_eq!(complaint(&nothing), "`max_file_bytes` must be at least 1");
+    for rest_ms in [9, 3_600_001] {
+        let restless = ReadFilesConfig {
+            rest_ms,
+            ..config(root.path())
+        };
+        let expected = "`rest_ms` must be from 10 to 3600000";
+        assert_eq!(complaint(&restless), expected);
+    }
+    let never = ReadFilesConfig {
+        rescan_s: 0,
+        ..config(root.path())
+    };
+    assert_eq!(complaint(&never), "`rescan_s` must be at least 1");
 }
 
-/// A sink that keeps what it is given.
+/// The source an hour later, when no file is fresh any more.
 #[derive(Deserialize)]
-struct KeepConfig {}
+#[serde(transparent)]
+struct LaterConfig(ReadFilesConfig);
 
-type Kept = Mutex<Vec<Item>>;
-
-struct Keep(Arc<Kept>);
-
-impl SinkConfig for KeepConfig {
-    const KIND: &'static str = "keep";
-    const ABOUT: &'static str = "keeps items";
+impl SourceConfig for LaterConfig {
+    const KIND: &'static str = "later";
+    const ABOUT: &'static str = "";
     const EXAMPLE: &'static str = "";
     fn fields(&self) -> Fields {
-        Fields::reads([Field::DOCUMENT])
+        self.0.fields()
     }
-    fn build(&self, resources: &Resources) -> Result<Box<dyn Sink>, FieldError> {
-        Ok(Box::new(Keep(resources.get_or_insert("", Kept::default))))
+    fn is_continuous(&self) -> bool {
+        self.0.is_continuous()
     }
-}
-
-impl Sink for Keep {
-    fn open<'a>(&'a mut self, _: &'a SinkInput) -> BoxFuture<'a, Result<(), StageError>> {
-        Box::pin(async { Ok(()) })
-    }
-    fn store(&mut self, batch: Vec<Delivery>) -> BoxFuture<'_, Result<(), StageError>> {
-        Box::pin(async {
-            for Delivery { item, ack } in batch {
-                self.0.lock().unwrap().push(item);
-                ack.durable();
-            }
-            Ok(())
-        })
-    }
-    fn finish(&mut self) -> BoxFuture<'_, Result<(), StageError>> {
-        Box::pin(async { Ok(()) })
+    fn build(&self, _: &Resources) -> Result<Box<dyn Source>, FieldError> {
+        let later = || SystemTime::now() + Duration::from_hours(1);
+        Ok(Box::new(ReadFiles::new(&self.0)?.with_clock(later)))
     }
 }
 
-/// Runs the source alone; gives what it sent, its dead letters and the report.
-async fn run(root: &Path, control: &RunControl) -> (Vec<Item>, Vec<DeadLetter>, Report) {
-    let (documents, letters) = (root.join("documents"), root.join("letters"));
-    let toml = format!(
-        "[p]\ndead_letters = {letters:?}\n[p.source.files]\nkind = \"read_files\"\n\
-         path = {documents:?}\n[p.sink.keep]\nkind = \"keep\"\ninput = \"files\"\n"
-    );
-    let registry = Registry::new()
-        .source::<ReadFilesConfig>()
-        .sink::<KeepConfig>();
-    let file = ConfigFile::parse(Path::new("t.toml"), &toml, &[], &registry, &|_| None).unwrap();
-    let (graph, resources) = (file.pipeline(None).unwrap(), Resources::default());
-    let pipeline = file.build(graph, &resources).unwrap();
-    let report = pipeline.run(control).await.unwrap();
-    let kept = resources.get::<Kept>("").unwrap();
-    let items = std::mem::take(&mut *kept.lock().unwrap());
-    let letters = read_dead_letters(&letters).unwrap();
-    (items, letters, report)
+/// Runs the source on the folder `documents`.
+async fn run<C: SourceConfig>(runs: &Runs, settings: &str) -> Ran {
+    let settings = format!("path = {:?}\n{settings}", runs.path("documents"));
+    runs.run::<C>(&settings).await
+}
+
+/// Names of the documents that a run has sent and removed.
+fn sent_and_removed(runs: &Runs, ran: &Ran) -> (Vec<String>, Vec<String>) {
+    let name_of = |uri: &str| runs.name_of(uri).to_owned();
+    let removed = ran.removed.iter().map(|uri| name_of(uri));
+    (
+        ran.uris().into_iter().map(name_of).collect(),
+        removed.collect(),
+    )
+}
+
+fn names_of(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
 }
 
 #[tokio::test]
 async fn every_file_is_a_document_or_a_dead_letter() {
-    let root = tempfile::tempdir().unwrap();
-    put(root.path(), "documents/a.bin", PDF);
-    put(root.path(), "documents/b/c.pdf", PNG);
-    put(root.path(), "documents/empty.pdf", b"");
-    put(root.path(), "documents/notes.pdf", b"only text\n");
-    put(root.path(), "documents/odd.pdf", &[0, 1, 2, 3]);
-    let (items, mut letters, report) = run(root.path(), &RunControl::default()).await;
-
-    let root = root.path().display();
+    let runs = Runs::new();
+    runs.put("a.bin", PDF);
+    runs.put("b/c.pdf", PNG);
+    runs.put("empty.pdf", b"");
+    runs.put("notes.pdf", b"only text\n");
+    runs.put("odd.pdf", &[0, 1, 2, 3]);
+    let Ran {
+        items,
+        mut letters,
+        report,
+        ..
+    } = run::<ReadFilesConfig>(&runs, "").await;
     let described: Vec<_> = items
         .iter()
-        .map(|item| {
-            (
-                item.origin().uri.to_string(),
-                item.origin().media_type.to_string(),
-            )
-        })
+        .map(|item| (runs.name_of(&item.origin().uri), &*item.origin().media_type))
         .collect();
-    let expected = [
-        (
-            format!("{root}/documents/a.bin"),
-            "application/pdf".to_owned(),
-        ),
-        (format!("{root}/documents/b/c.pdf"), "image/png".to_owned()),
-    ];
+    let expected = [("a.bin", "application/pdf"), ("b/c.pdf", "image/png")];
     assert_eq!(described, expected);
     assert_eq!(items[0].document().unwrap(), PDF);
     assert_eq!(
@@ -377,10 +498,241 @@ async fn every_file_is_a_document_or_a_dead_letter() {
 
 #[tokio::test]
 async fn a_drained_source_sends_no_more() {
-    let root = tempfile::tempdir().unwrap();
-    put(root.path(), "documents/a.pdf", PDF);
-    let control = RunControl::default();
-    control.drain();
-    let (items, letters, _) = run(root.path(), &control).await;
-    assert!(items.is_empty() && letters.is_empty());
+    for settings in ["", "watch = true"] {
+        let runs = Runs::new();
+        runs.put("a.pdf", PDF);
+        runs.control.drain();
+        let ran = run::<ReadFilesConfig>(&runs, settings).await;
+        assert!(ran.items.is_empty() && ran.letters.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn what_has_not_changed_is_not_read_again() {
+    let runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    runs.put("b.pdf", PDF);
+    assert_eq!(run::<LaterConfig>(&runs, "").await.items.len(), 2);
+    // If it were read, its content would give it away.
+    let path = runs.path("documents/a.pdf");
+    let before = state::FileState::of(&fs::metadata(&path).unwrap());
+    let ran = run::<LaterConfig>(&runs, "").await;
+    assert_eq!(
+        (ran.items.len(), ran.report.totals.documents_skipped),
+        (0, 2)
+    );
+    assert_eq!(ran.report.totals.documents_expected, 2);
+    // The same content at another time is read, and not sent.
+    fs::write(&path, PDF).unwrap();
+    assert_ne!(state::FileState::of(&fs::metadata(&path).unwrap()), before);
+    let ran = run::<LaterConfig>(&runs, "").await;
+    assert_eq!(
+        (ran.items.len(), ran.report.totals.documents_skipped),
+        (0, 2)
+    );
+    fs::write(&path, PNG).unwrap();
+    let ran = run::<LaterConfig>(&runs, "").await;
+    assert_eq!(
+        sent_and_removed(&runs, &ran),
+        (names_of(&["a.pdf"]), vec![])
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_was_just_written_is_told_by_its_content() {
+    let runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    assert_eq!(run::<ReadFilesConfig>(&runs, "").await.items.len(), 1);
+    // Its state was not kept: a change within the same tick would not show.
+    let ran = run::<LaterConfig>(&runs, "").await;
+    assert_eq!(
+        (ran.items.len(), ran.report.totals.documents_skipped),
+        (0, 1)
+    );
+}
+
+#[tokio::test]
+async fn ten_thousand_files_that_have_not_changed_take_no_time() {
+    let runs = Runs::new();
+    for n in 0..10_000 {
+        runs.put(
+            &format!("{}/{n}.pdf", n % 100),
+            format!("%PDF-{n}").as_bytes(),
+        );
+    }
+    assert_eq!(run::<LaterConfig>(&runs, "").await.items.len(), 10_000);
+    let ran = run::<LaterConfig>(&runs, "").await;
+    let totals = ran.report.totals;
+    assert_eq!((ran.items.len(), totals.documents_skipped), (0, 10_000));
+    println!("{:.3} s", totals.elapsed_s);
+    assert!(totals.elapsed_s < 5.0, "{} s", totals.elapsed_s);
+}
+
+#[tokio::test]
+async fn a_pruning_run_removes_what_is_gone_and_nothing_else() {
+    let mut runs = Runs::new();
+    for name in ["a.pdf", "b.pdf", "c/d.pdf", "c/e.png"] {
+        runs.put(name, PDF);
+    }
+    run::<LaterConfig>(&runs, "").await;
+    fs::remove_file(runs.path("documents/b.pdf")).unwrap();
+    let ran = run::<LaterConfig>(&runs, "").await;
+    assert_eq!(sent_and_removed(&runs, &ran), (vec![], vec![]));
+    runs.options.prune = true;
+    let ran = run::<LaterConfig>(&runs, "").await;
+    assert_eq!(
+        sent_and_removed(&runs, &ran),
+        (vec![], names_of(&["b.pdf"]))
+    );
+    // What the patterns choose no longer is gone as well.
+    let ran = run::<LaterConfig>(&runs, "include = [\"**/*.pdf\"]").await;
+    assert_eq!(
+        sent_and_removed(&runs, &ran),
+        (vec![], names_of(&["c/e.png"]))
+    );
+    // Another folder's documents are not this one's.
+    let deeper = format!("path = {:?}", runs.path("documents/c"));
+    let ran = runs.run::<LaterConfig>(&deeper).await;
+    assert_eq!(ran.removed, [""; 0]);
+}
+
+fn letter(uri: String) -> FeedAgain {
+    FeedAgain { uri, input: None }
+}
+
+#[tokio::test]
+async fn a_retry_reads_what_it_is_told_and_nothing_else() {
+    let mut runs = Runs::new();
+    for name in ["a.pdf", "b.pdf", "m%FC.pdf", "folder/c.pdf"] {
+        runs.put(name, PDF);
+    }
+    let odd = std::ffi::OsStr::from_bytes(b"\xfc%.pdf");
+    fs::write(runs.path("documents").join(odd), PDF).unwrap();
+    run::<LaterConfig>(&runs, "").await;
+    let documents = runs.path("documents").display().to_string();
+    let names = [
+        "a.pdf",
+        "m%FC.pdf",
+        "%FC%25.pdf",
+        "gone.pdf",
+        "../x.pdf",
+        "folder",
+    ];
+    let mut letters: Vec<_> = names
+        .map(|name| letter(format!("{documents}/{name}")))
+        .into();
+    letters.push(letter("/elsewhere/a.pdf".into()));
+    runs.options.retries = Some(letters);
+    for settings in ["", "watch = true"] {
+        let ran = run::<LaterConfig>(&runs, settings).await;
+        let (mut sent, removed) = sent_and_removed(&runs, &ran);
+        sent.sort();
+        assert_eq!(sent, ["%FC%25.pdf", "a.pdf", "m%FC.pdf"]);
+        // The folder can be read now: nothing is wrong with it any more.
+        assert_eq!(removed, ["folder"]);
+        let letters: Vec<_> = ran.letters.iter().map(|letter| &*letter.error).collect();
+        assert_eq!(letters, ["cannot read `gone.pdf`: it is gone"]);
+        assert_eq!(ran.report.stopped, StopReason::Finished);
+    }
+}
+
+/// Runs the source, watching, beside `test`, and drains it afterwards.
+async fn watch(runs: &Runs, test: impl Future<Output = ()>) -> Ran {
+    // Only what the system tells is followed.
+    let settings = "watch = true\nrest_ms = 10\nrescan_s = 3600";
+    let watching = run::<ReadFilesConfig>(runs, settings);
+    let test = async {
+        test.await;
+        runs.control.drain();
+    };
+    let (ran, ()) = tokio::join!(watching, test);
+    assert_eq!(ran.report.stopped, StopReason::Drained);
+    ran
+}
+
+#[tokio::test]
+async fn a_watched_folder_is_followed() {
+    let runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    runs.put("b.pdf", PDF);
+    let documents = runs.path("documents");
+    let next = async |n_stored, n_removed| {
+        let (items, mut removed) = runs.kept.wait_for(n_stored, n_removed).await;
+        let uris = items.iter().map(|item| &*item.origin().uri);
+        let mut stored: Vec<_> = uris.map(|uri| runs.name_of(uri).to_owned()).collect();
+        stored.sort();
+        for uri in &mut removed {
+            *uri = runs.name_of(uri).to_owned();
+        }
+        (stored, removed)
+    };
+    let ran = watch(&runs, async {
+        assert_eq!(next(2, 0).await.0, ["a.pdf", "b.pdf"]);
+        runs.put("new.pdf", PDF);
+        assert_eq!(next(1, 0).await.0, ["new.pdf"]);
+        runs.put("a.pdf", PNG);
+        assert_eq!(next(1, 0).await.0, ["a.pdf"]);
+        fs::rename(documents.join("b.pdf"), documents.join("c.pdf")).unwrap();
+        let (stored, removed) = next(1, 1).await;
+        assert_eq!(
+            (stored, removed),
+            (names_of(&["c.pdf"]), names_of(&["b.pdf"]))
+        );
+        // A folder that moves in, is changed in, and moves out.
+        let aside = runs.path("aside");
+        fs::create_dir(&aside).unwrap();
+        fs::write(aside.join("d.pdf"), PDF).unwrap();
+        fs::rename(&aside, documents.join("in")).unwrap();
+        assert_eq!(next(1, 0).await.0, ["in/d.pdf"]);
+        runs.put("in/d.pdf", PNG);
+        assert_eq!(next(1, 0).await.0, ["in/d.pdf"]);
+        fs::rename(documents.join("in"), &aside).unwrap();
+        assert_eq!(next(0, 1).await.1, ["in/d.pdf"]);
+        fs::remove_file(documents.join("new.pdf")).unwrap();
+        assert_eq!(next(0, 1).await.1, ["new.pdf"]);
+    })
+    .await;
+    assert!(ran.letters.is_empty());
+    let totals = ran.report.totals;
+    assert_eq!(
+        (totals.documents_removed, totals.documents_expected),
+        (3, 7)
+    );
+}
+
+#[tokio::test]
+async fn a_watched_folder_catches_up_with_what_happened_before() {
+    let mut runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    runs.put("b.pdf", PDF);
+    run::<LaterConfig>(&runs, "").await;
+    fs::remove_file(runs.path("documents/a.pdf")).unwrap();
+    runs.put("c.pdf", PDF);
+    runs.control = pagemill_pipeline::RunControl::default();
+    let ran = watch(&runs, async {
+        let (items, removed) = runs.kept.wait_for(1, 1).await;
+        assert_eq!(runs.name_of(&items[0].origin().uri), "c.pdf");
+        assert_eq!(runs.name_of(&removed[0]), "a.pdf");
+    })
+    .await;
+    assert_eq!(ran.report.totals.documents_skipped, 1);
+}
+
+#[tokio::test]
+async fn a_watched_file_may_be_replaced() {
+    let runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    runs.put("beside.pdf", PDF);
+    let path = runs.path("documents/a.pdf");
+    let settings = format!("path = {path:?}\nwatch = true\nrest_ms = 10\nrescan_s = 3600");
+    let test = async {
+        runs.kept.wait_for(1, 0).await;
+        fs::write(runs.path("other"), PNG).unwrap();
+        fs::rename(runs.path("other"), &path).unwrap();
+        let (items, _) = runs.kept.wait_for(1, 0).await;
+        assert_eq!(items[0].document().unwrap(), PNG);
+        runs.control.drain();
+    };
+    let (ran, ()) = tokio::join!(runs.run::<ReadFilesConfig>(&settings), test);
+    assert_eq!(ran.removed, [""; 0]);
 }

@@ -1,13 +1,13 @@
-//! How many rendering processes the instances of one node keep busy.
+//! How many rendering processes the instances of a program keep busy.
 //!
-//! Each instance has a process of its own. While some of them have nothing to
+//! Instances of one node share them, and so do those of several pipelines. Each instance has a process of its own. While some of them have nothing to
 //! do, one with a large document borrows what theirs would have used: it starts
 //! further processes, and ends them as soon as another instance gets a document.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What all instances that are built from one configuration share: a count of
-/// the processes that they may keep busy. A clone counts the same processes.
+/// What instances share: a count of the processes that they may keep busy. A
+/// clone counts the same processes.
 #[derive(Debug, Clone, Default)]
 pub struct ProcessBudget {
     counts: Arc<Mutex<Counts>>,
@@ -21,6 +21,9 @@ struct Counts {
     /// Processes that may be busy: one for each instance, also for one that is
     /// done because no documents are left for it.
     n_shares: usize,
+    /// Those of them that nobody joined with and nobody has taken over: what
+    /// instances left that are done.
+    n_bequeathed: usize,
     /// Instances that have a document.
     n_working: usize,
     /// Processes that were borrowed.
@@ -32,10 +35,16 @@ impl ProcessBudget {
     pub(super) fn join(&self) -> BudgetShare {
         let mut counts = self.lock();
         counts.n_instances += 1;
-        counts.n_shares += 1;
+        // A pipeline that is run again takes the place of its last run.
+        let is_taken_over = counts.n_bequeathed > 0;
+        if is_taken_over {
+            counts.n_bequeathed -= 1;
+        } else {
+            counts.n_shares += 1;
+        }
         BudgetShare {
             budget: self.clone(),
-            is_bequeathed: false,
+            is_bequeathed: is_taken_over,
         }
     }
 
@@ -54,6 +63,7 @@ impl ProcessBudget {
 #[derive(Debug)]
 pub struct BudgetShare {
     budget: ProcessBudget,
+    /// Whether others may use it when this instance is gone.
     is_bequeathed: bool,
 }
 
@@ -95,7 +105,10 @@ impl Drop for BudgetShare {
         if counts.n_instances == 0 {
             // The next run begins anew.
             counts.n_shares = 0;
-        } else if !self.is_bequeathed {
+            counts.n_bequeathed = 0;
+        } else if self.is_bequeathed {
+            counts.n_bequeathed += 1;
+        } else {
             counts.n_shares -= 1;
         }
     }
@@ -181,6 +194,19 @@ mod tests {
         drop(done);
         let _loan = share.borrow().unwrap();
         assert!(share.borrow().is_none());
+    }
+
+    #[test]
+    fn an_instance_takes_over_what_one_that_is_done_has_left() {
+        let budget = ProcessBudget::default();
+        let share = budget.join();
+        for _ in 0..3 {
+            let mut of_other_pipeline = budget.join();
+            let _work = share.begin_work();
+            let _loan = share.borrow().unwrap();
+            assert!(share.borrow().is_none());
+            of_other_pipeline.bequeath();
+        }
     }
 
     #[test]

@@ -41,9 +41,10 @@ pub struct RenderPdfConfig {
     pub pdfium: Option<PathBuf>,
     /// Who renders.
     pub renderer: RendererChoice,
-    /// The processes that all instances built from this value share.
+    /// The processes that all instances built from this value share; those of
+    /// the whole program if left out.
     #[serde(skip)]
-    pub budget: ProcessBudget,
+    pub budget: Option<ProcessBudget>,
 }
 
 impl Default for RenderPdfConfig {
@@ -56,7 +57,7 @@ impl Default for RenderPdfConfig {
             limits: RenderLimits::default(),
             pdfium: None,
             renderer: RendererChoice::Auto,
-            budget: ProcessBudget::default(),
+            budget: None,
         }
     }
 }
@@ -200,7 +201,9 @@ impl StageConfig for RenderPdfConfig {
         };
         let document_limit = Duration::from_secs(self.limits.document_s.into());
         let passwords = self.passwords.clone();
-        let share = self.budget.join();
+        let of_program = || resources.get_or_insert(Self::KIND, ProcessBudget::default);
+        let budget = self.budget.clone();
+        let share = budget.unwrap_or_else(|| (*of_program()).clone()).join();
         let renderer =
             DocumentRenderer::new(settings, self.renderer, passwords, document_limit, share);
         Ok(Box::new(RenderPdf::new(
@@ -226,6 +229,22 @@ mod tests {
     #[test]
     fn the_defaults_build() {
         build(&RenderPdfConfig::default()).unwrap();
+    }
+
+    #[test]
+    fn configurations_share_the_processes_of_the_program_unless_they_have_their_own() {
+        let resources = Resources::default();
+        let shared = resources.get_or_insert(RenderPdfConfig::KIND, ProcessBudget::default);
+        let config = RenderPdfConfig::default();
+        let own = RenderPdfConfig {
+            budget: Some(ProcessBudget::default()),
+            ..config.clone()
+        };
+        let _instances = [&config, &config, &own].map(|config| config.build(&resources).unwrap());
+        let share = shared.join();
+        let _work = share.begin_work();
+        let _loans = [share.borrow().unwrap(), share.borrow().unwrap()];
+        assert!(share.borrow().is_none());
     }
 
     #[test]

@@ -77,6 +77,9 @@ impl RenderPdf {
             Ok(document) => document,
             Err(error) => return set_aside(item, error, outlet),
         };
+        // What an earlier run stored before it was stopped is not rendered again.
+        let stored = outlet.stored_pages(&item);
+        document.pass_over(stored.into_iter().map(|page| page - 1).collect());
         let origin = DocumentFields::of(&document);
         while let Some(index) = document.next_page() {
             if outlet.is_cancelled() {
@@ -87,7 +90,10 @@ impl RenderPdf {
             }
             let page = item.child().with_page(index + 1);
             match document.render(|n_bytes| self.pool.zeroed(n_bytes)) {
-                Ok(rendered) => outlet.send(origin.fill(page, rendered, self.words))?,
+                Ok(rendered) => {
+                    tracing::debug!("rendered `{}`", page.label());
+                    outlet.send(origin.fill(page, rendered, self.words))?;
+                }
                 Err(error) => set_aside(page, error, outlet)?,
             }
         }
@@ -205,6 +211,7 @@ mod tests {
         RenderPdfConfig {
             renderer,
             long_side_px: 595,
+            budget: Some(ProcessBudget::default()),
             ..RenderPdfConfig::default()
         }
     }
@@ -504,14 +511,14 @@ mod tests {
         let expected: Vec<_> = (0..40).map(|page| format!("page {page}")).collect();
         assert_eq!(texts(&out), expected);
         assert!(out.dead.is_empty() && out.error.is_none());
-        assert_eq!(config.budget.n_lent(), 0);
+        assert_eq!(config.budget.unwrap().n_lent(), 0);
         drop(idle);
     }
 
     #[test]
     fn an_instance_that_has_finished_leaves_its_process_to_the_others() {
         let config = with(RendererChoice::Auto);
-        let share = config.budget.join();
+        let share = config.budget.clone().unwrap().join();
         let _work = share.begin_work();
         drop(config.build(&Resources::default()).unwrap());
         assert!(share.borrow().is_none());

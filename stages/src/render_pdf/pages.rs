@@ -1,6 +1,6 @@
 //! The pages of one document, rendered by one process or by several.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::DerefMut;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,8 @@ impl ReadableDocument {
 /// A page that is being rendered.
 #[derive(Debug)]
 struct PageUnderWay {
+    /// Its number, from 0.
+    index: u32,
     /// Who renders it; a failure if its process could not open the document.
     process: Result<BusyProcess, Failure>,
     /// None for the instance's own process.
@@ -75,7 +77,9 @@ pub struct DocumentPages<'a> {
     is_open: bool,
     /// Pages that are to be rendered, the first of the document.
     n_wanted: u32,
-    /// Pages that a process was asked for.
+    /// Pages that are passed over.
+    unwanted: BTreeSet<u32>,
+    /// The next page that a process will be asked for.
     n_begun: u32,
     /// The last of these, in order: those that did not leave yet.
     under_way: VecDeque<PageUnderWay>,
@@ -121,6 +125,7 @@ impl<'a> DocumentPages<'a> {
             n_wanted: opened.n_pages.min(max_pages),
             opened,
             metadata,
+            unwanted: BTreeSet::new(),
             n_begun: 0,
             under_way: VecDeque::new(),
             is_alone: false,
@@ -129,6 +134,20 @@ impl<'a> DocumentPages<'a> {
             spent_opening: took,
             n_failed_in_a_row: 0,
             _work: work,
+        }
+    }
+
+    /// Passes over these pages (from 0), which need not be rendered again. To be
+    /// called before the first page is.
+    pub fn pass_over(&mut self, pages: BTreeSet<u32>) {
+        self.unwanted = pages;
+        drop(self.unwanted.split_off(&self.n_wanted));
+        self.skip_unwanted();
+    }
+
+    fn skip_unwanted(&mut self) {
+        while self.unwanted.contains(&self.n_begun) {
+            self.n_begun += 1;
         }
     }
 
@@ -144,7 +163,8 @@ impl<'a> DocumentPages<'a> {
 
     /// The page (from 0) that [`DocumentPages::render`] will render; none at the end.
     pub fn next_page(&self) -> Option<u32> {
-        let next = self.n_begun - self.under_way.len() as u32;
+        let under_way = self.under_way.front().map(|page| page.index);
+        let next = under_way.unwrap_or(self.n_begun);
         (next < self.n_wanted).then_some(next)
     }
 
@@ -202,7 +222,7 @@ impl<'a> DocumentPages<'a> {
         self.begin_own()?;
         self.begin_borrowed();
         let page = self.under_way.pop_front();
-        let PageUnderWay { process, loan } = page.expect("the own process has a page at least");
+        let PageUnderWay { process, loan, .. } = page.expect("the own process has a page at least");
         let failure = match process.map(BusyProcess::finish) {
             Ok((process, Ok(page))) => {
                 // The pixels lie in the process's buffer until its next page.
@@ -236,10 +256,12 @@ impl<'a> DocumentPages<'a> {
         {
             self.owner.process = Some(process).filter(|process| !process.is_dead());
             self.under_way.push_back(PageUnderWay {
+                index: self.n_begun,
                 process: Err(failure),
                 loan: None,
             });
             self.n_begun += 1;
+            self.skip_unwanted();
             return Ok(());
         }
         self.begin(process, None);
@@ -276,10 +298,12 @@ impl<'a> DocumentPages<'a> {
 
     fn begin(&mut self, process: RenderProcess, loan: Option<Loan>) {
         self.under_way.push_back(PageUnderWay {
+            index: self.n_begun,
             process: Ok(process.begin(self.n_begun)),
             loan,
         });
         self.n_begun += 1;
+        self.skip_unwanted();
     }
 
     /// What a process does whose page has left: the next page, as a rule.

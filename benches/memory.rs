@@ -1,0 +1,152 @@
+//! Does memory stay flat when the sink is slower than the source?
+//!
+//! 20,000 pages of 1024 x 768 pixels (2.4 MB each, 47 GB in all) go from a
+//! source through a stage into a sink that takes ten times as long for each.
+//! The peak of the process's resident memory must stay within the sum of the
+//! edges' budgets and a constant, and the last quarter of the run must need no
+//! more than the first. `PAGES` in the environment sets another number.
+
+#![allow(clippy::print_stdout, missing_docs, dead_code)]
+
+mod kinds;
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use kinds::Folder;
+use pagemill::pipeline::{
+    BufferPool, Delivery, Field, FieldError, Fields, Image, Item, Outlet, Resources, Sink,
+    SinkConfig, SinkInput, Stage, StageConfig, StageError,
+};
+use serde::Deserialize;
+
+const WIDTH_PX: u32 = 1024;
+const HEIGHT_PX: u32 = 768;
+/// What a page costs the stage that makes it; the sink takes ten times as long.
+const SOURCE_TIME: Duration = Duration::from_micros(200);
+/// Budget of each edge.
+const EDGE_MB: u64 = 64;
+/// Beyond the budgets: a page in each node's hands, a batch of the sink, idle
+/// buffers, the queues themselves, and what the allocator keeps.
+const CONSTANT_MB: u64 = 64;
+
+/// Resident memory after each page that was stored, in KiB.
+static RESIDENT: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+
+fn resident_kb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// One document to `n` pages with pixels.
+#[derive(Deserialize)]
+struct PagesConfig {
+    n: u32,
+}
+
+impl StageConfig for PagesConfig {
+    const KIND: &'static str = "pages";
+    const ABOUT: &'static str = "makes pages";
+    const EXAMPLE: &'static str = "n = 1";
+    fn fields(&self) -> Fields {
+        Fields::reads([Field::TEXT]).adds([Field::IMAGE]).one_to_many()
+    }
+    fn build(&self, _: &Resources) -> Result<Box<dyn Stage>, FieldError> {
+        Ok(Box::new(Pages(self.n, BufferPool::new(8))))
+    }
+}
+
+struct Pages(u32, BufferPool);
+
+impl Stage for Pages {
+    fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
+        for item in batch {
+            for page in 1..=self.0 {
+                let since = Instant::now();
+                let mut pixels = self.1.zeroed((WIDTH_PX * HEIGHT_PX * 3) as usize);
+                pixels.fill(page as u8);
+                let image = Image { pixels, width_px: WIDTH_PX, height_px: HEIGHT_PX, dpi: None };
+                kinds::compute(SOURCE_TIME.saturating_sub(since.elapsed()));
+                outlet.send(item.child().with_page(page).with("image", image))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes ten times as long for a page as making it took.
+#[derive(Deserialize)]
+struct SlowConfig {}
+
+impl SinkConfig for SlowConfig {
+    const KIND: &'static str = "slow";
+    const ABOUT: &'static str = "takes its time";
+    const EXAMPLE: &'static str = "";
+    fn fields(&self) -> Fields {
+        Fields::reads([Field::IMAGE])
+    }
+    fn build(&self, _: &Resources) -> Result<Box<dyn Sink>, FieldError> {
+        Ok(Box::new(Slow))
+    }
+}
+
+struct Slow;
+
+impl Sink for Slow {
+    fn open<'a>(&'a mut self, _: &'a SinkInput) -> BoxFuture<'a, Result<(), StageError>> {
+        Box::pin(async { Ok(()) })
+    }
+    fn store(&mut self, batch: Vec<Delivery>) -> BoxFuture<'_, Result<(), StageError>> {
+        Box::pin(async move {
+            for Delivery { item, ack } in batch {
+                tokio::time::sleep(SOURCE_TIME * 10).await;
+                drop(item);
+                ack.durable();
+                let mut resident = RESIDENT.lock().unwrap_or_else(PoisonError::into_inner);
+                resident.push(resident_kb());
+            }
+            Ok(())
+        })
+    }
+    fn finish(&mut self) -> BoxFuture<'_, Result<(), StageError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn main() {
+    let n = std::env::var("PAGES").ok().and_then(|n| n.parse().ok());
+    let n: u32 = n.unwrap_or(20_000);
+    let folder = Folder::new();
+    let edge = format!("edge = {{ max_items = 64, max_bytes = {} }}", EDGE_MB << 20);
+    let toml = format!(
+        "{}[p.source.items]\nkind = 'items'\n\
+         [p.stage.pages]\nkind = 'pages'\ninput = 'items'\nn = {n}\n{edge}\n\
+         [p.stage.pass]\nkind = 'work'\ninput = 'pages'\nwork_us = 0\nbatch_of = 1\n{edge}\n\
+         [p.sink.end]\nkind = 'slow'\ninput = 'pass'\n{edge}\n",
+        folder.head(true)
+    );
+    let registry = kinds::registry().stage::<PagesConfig>().sink::<SlowConfig>();
+    let base_kb = resident_kb();
+    let (elapsed, report) = kinds::run(&toml, &registry);
+    assert_eq!(report.totals.items_stored, u64::from(n));
+
+    let resident = RESIDENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let peak_mb = |part: &[u64]| part.iter().max().copied().unwrap_or(0).saturating_sub(base_kb) >> 10;
+    let quarter = resident.len() / 4;
+    let (first, last) = (&resident[..quarter], &resident[resident.len() - quarter..]);
+    // The edge into `pages` holds one document of a word.
+    let allowed_mb = 2 * EDGE_MB + CONSTANT_MB;
+    let (peak, first, last) = (peak_mb(&resident), peak_mb(first), peak_mb(last));
+    println!(
+        "{n} pages in {:.0} s, the sink ten times slower than the source: peak {peak} MiB over the \
+         {} MiB of the empty program; two edges of {EDGE_MB} MiB and {CONSTANT_MB} MiB allow {allowed_mb}",
+        elapsed.as_secs_f64(),
+        base_kb >> 10,
+    );
+    println!("peak in the first quarter {first} MiB, in the last {last} MiB");
+    assert!(peak <= allowed_mb, "memory grew beyond the budgets");
+    assert!(last <= first + 4, "memory grew while the run went on");
+}

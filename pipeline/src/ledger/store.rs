@@ -1,0 +1,440 @@
+//! The ledger's file: one `SQLite` database a pipeline.
+//!
+//! `SQLite`, because several processes may open it at once and a crash at any
+//! moment leaves it whole. A power cut may take its last transactions with it:
+//! the documents that they tell of are found in the table again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
+
+use crate::error::StageError;
+use crate::key::DocumentId;
+
+/// Raised when the tables change: an older file is put aside and rebuilt.
+const VERSION: i64 = 1;
+
+const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS documents (
+        id BLOB PRIMARY KEY, uri TEXT NOT NULL, source TEXT NOT NULL, state TEXT,
+        content_hash TEXT NOT NULL, fingerprint TEXT NOT NULL,
+        rows TEXT NOT NULL, n_dead INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS sinks (name TEXT PRIMARY KEY, mark TEXT);
+    CREATE TABLE IF NOT EXISTS staged (
+        seq INTEGER PRIMARY KEY, id BLOB NOT NULL, content_hash TEXT NOT NULL,
+        fingerprint TEXT NOT NULL, sink TEXT NOT NULL, pages TEXT NOT NULL, payload BLOB NOT NULL);
+    CREATE INDEX IF NOT EXISTS staged_by_id ON staged (id);
+    CREATE TABLE IF NOT EXISTS pages (
+        id BLOB NOT NULL, node TEXT NOT NULL, page INTEGER NOT NULL,
+        PRIMARY KEY (id, node, page)) WITHOUT ROWID;
+";
+
+/// A document that is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerDocument {
+    /// The document.
+    pub id: DocumentId,
+    /// Its path or URL.
+    pub uri: String,
+    /// The source that sent it; empty when the table alone is known.
+    pub source: String,
+    /// What the source tells its version by.
+    pub state: Option<String>,
+    /// Hash of its bytes.
+    pub content_hash: String,
+    /// Hash of the configuration that made its rows; empty when they must be made anew.
+    pub fingerprint: String,
+    /// Rows in each sink.
+    pub rows: BTreeMap<String, u64>,
+    /// Items of it that were set aside.
+    pub n_dead: u64,
+}
+
+/// Rows of an unfinished document, as a sink staged them.
+#[derive(Debug, Clone)]
+pub(super) struct StagedPart {
+    pub(super) id: DocumentId,
+    pub(super) content_hash: String,
+    pub(super) fingerprint: String,
+    pub(super) sink: String,
+    pub(super) pages: BTreeSet<(String, u32)>,
+    pub(super) payload: Vec<u8>,
+}
+
+/// The open database.
+#[derive(Debug)]
+pub(super) struct Store {
+    path: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+impl Store {
+    /// Opens `path`, making it where it is absent. A file that is damaged or of
+    /// another version is put aside: what it knew is in the tables.
+    pub(super) fn open(path: &Path) -> Result<Self, StageError> {
+        let cannot = |error: rusqlite::Error| cannot(path, error);
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|error| cannot_make(folder, error))?;
+        }
+        let connection = match connect(path) {
+            Ok(connection) => connection,
+            Err(error) if is_damage(&error) => {
+                let aside = path.with_extension("damaged");
+                tracing::warn!(
+                    aside = %aside.display(),
+                    "the ledger is damaged or of another version; it is made anew from the tables"
+                );
+                std::fs::rename(path, &aside).map_err(|error| cannot_make(path, error))?;
+                for suffix in ["-wal", "-shm"] {
+                    let mut name = path.as_os_str().to_owned();
+                    name.push(suffix);
+                    let _absent = std::fs::remove_file(name);
+                }
+                connect(path).map_err(cannot)?
+            }
+            Err(error) => return Err(cannot(error)),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            connection: Mutex::new(connection),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cannot(&self, error: rusqlite::Error) -> StageError {
+        cannot(&self.path, error)
+    }
+
+    pub(super) fn document(&self, id: DocumentId) -> Result<Option<LedgerDocument>, StageError> {
+        let connection = self.lock();
+        let found = connection
+            .prepare_cached(&format!("{SELECT} WHERE id = ?1"))
+            .and_then(|mut query| query.query_row([&id.as_bytes()[..]], document_of).optional());
+        found.map(Option::flatten).map_err(|error| self.cannot(error))
+    }
+
+    pub(super) fn documents(&self) -> Result<Vec<LedgerDocument>, StageError> {
+        let connection = self.lock();
+        let found = connection
+            .prepare_cached(&format!("{SELECT} ORDER BY uri"))
+            .and_then(|mut query| {
+                let rows = query.query_map([], document_of)?;
+                rows.collect::<Result<Vec<_>, _>>()
+            });
+        let found = found.map_err(|error| self.cannot(error))?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Runs `changes` in one transaction.
+    pub(super) fn change<T>(
+        &self,
+        changes: impl FnOnce(&Changes<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StageError> {
+        let mut connection = self.lock();
+        let done = (|| {
+            let transaction =
+                connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let value = changes(&Changes(&transaction))?;
+            transaction.commit()?;
+            Ok(value)
+        })();
+        done.map_err(|error| self.cannot(error))
+    }
+
+    pub(super) fn mark(&self, sink: &str) -> Result<Option<String>, StageError> {
+        let connection = self.lock();
+        let mark = connection
+            .query_row("SELECT mark FROM sinks WHERE name = ?1", [sink], |row| {
+                row.get(0)
+            })
+            .optional();
+        mark.map(Option::flatten).map_err(|error| self.cannot(error))
+    }
+
+    /// What is staged, in the order of staging.
+    pub(super) fn staged(&self) -> Result<Vec<StagedPart>, StageError> {
+        let connection = self.lock();
+        let found = (|| {
+            let mut query = connection.prepare(
+                "SELECT id, content_hash, fingerprint, sink, pages, payload FROM staged ORDER BY seq",
+            )?;
+            let rows = query.query_map([], |row| {
+                let pages: String = row.get(4)?;
+                Ok(id_of(&row.get::<_, Vec<u8>>(0)?).map(|id| StagedPart {
+                    id,
+                    content_hash: row.get(1).unwrap_or_default(),
+                    fingerprint: row.get(2).unwrap_or_default(),
+                    sink: row.get(3).unwrap_or_default(),
+                    pages: serde_json::from_str(&pages).unwrap_or_default(),
+                    payload: row.get(5).unwrap_or_default(),
+                }))
+            })?;
+            rows.collect::<Result<Vec<_>, _>>()
+        })();
+        let found = found.map_err(|error| self.cannot(error))?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    /// Pages that were done of a document that is not.
+    pub(super) fn pages(&self, id: DocumentId) -> Result<BTreeSet<(String, u32)>, StageError> {
+        let connection = self.lock();
+        let found = connection
+            .prepare_cached("SELECT node, page FROM pages WHERE id = ?1")
+            .and_then(|mut query| {
+                let rows =
+                    query.query_map([&id.as_bytes()[..]], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                rows.collect()
+            });
+        found.map_err(|error| self.cannot(error))
+    }
+}
+
+const SELECT: &str =
+    "SELECT id, uri, source, state, content_hash, fingerprint, rows, n_dead FROM documents";
+
+/// What one transaction changes.
+pub(super) struct Changes<'a>(&'a Transaction<'a>);
+
+impl Changes<'_> {
+    /// The document is done: what was staged of it is a part of the table now.
+    pub(super) fn put(&self, document: &LedgerDocument) -> rusqlite::Result<()> {
+        let rows = serde_json::to_string(&document.rows).unwrap_or_default();
+        self.0
+            .prepare_cached(
+                "INSERT OR REPLACE INTO documents
+                 (id, uri, source, state, content_hash, fingerprint, rows, n_dead)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![
+                &document.id.as_bytes()[..],
+                document.uri,
+                document.source,
+                document.state,
+                document.content_hash,
+                document.fingerprint,
+                rows,
+                document.n_dead.cast_signed(),
+            ])?;
+        self.forget_staged(document.id)
+    }
+
+    pub(super) fn set_dead(&self, id: DocumentId, n_dead: u64) -> rusqlite::Result<()> {
+        self.0
+            .prepare_cached("UPDATE documents SET n_dead = ?2 WHERE id = ?1")?
+            .execute(params![&id.as_bytes()[..], n_dead.cast_signed()])?;
+        Ok(())
+    }
+
+    /// The document must be done again, but is still known.
+    pub(super) fn undo(&self, id: DocumentId) -> rusqlite::Result<()> {
+        self.0
+            .prepare_cached("UPDATE documents SET fingerprint = '', state = NULL WHERE id = ?1")?
+            .execute([&id.as_bytes()[..]])?;
+        Ok(())
+    }
+
+    pub(super) fn remove(&self, id: DocumentId) -> rusqlite::Result<()> {
+        self.0
+            .prepare_cached("DELETE FROM documents WHERE id = ?1")?
+            .execute([&id.as_bytes()[..]])?;
+        self.forget_staged(id)
+    }
+
+    pub(super) fn remove_all(&self) -> rusqlite::Result<()> {
+        self.0
+            .execute_batch("DELETE FROM documents; DELETE FROM staged; DELETE FROM pages")
+    }
+
+    pub(super) fn forget_staged(&self, id: DocumentId) -> rusqlite::Result<()> {
+        for table in ["staged", "pages"] {
+            self.0
+                .prepare_cached(&format!("DELETE FROM {table} WHERE id = ?1"))?
+                .execute([&id.as_bytes()[..]])?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn set_mark(&self, sink: &str, mark: Option<&str>) -> rusqlite::Result<()> {
+        self.0
+            .prepare_cached("INSERT OR REPLACE INTO sinks (name, mark) VALUES (?1, ?2)")?
+            .execute(params![sink, mark])?;
+        Ok(())
+    }
+
+    pub(super) fn stage(&self, part: &StagedPart) -> rusqlite::Result<()> {
+        let pages = serde_json::to_string(&part.pages).unwrap_or_default();
+        self.0
+            .prepare_cached(
+                "INSERT INTO staged (id, content_hash, fingerprint, sink, pages, payload)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![
+                &part.id.as_bytes()[..],
+                part.content_hash,
+                part.fingerprint,
+                part.sink,
+                pages,
+                part.payload
+            ])?;
+        Ok(())
+    }
+
+    pub(super) fn page_done(&self, id: DocumentId, node: &str, page: u32) -> rusqlite::Result<()> {
+        self.0
+            .prepare_cached("INSERT OR IGNORE INTO pages (id, node, page) VALUES (?1, ?2, ?3)")?
+            .execute(params![&id.as_bytes()[..], node, page])?;
+        Ok(())
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(30))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // Written through at each checkpoint, not at each transaction.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version != 0 && version != VERSION {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB),
+            None,
+        ));
+    }
+    connection.execute_batch(TABLES)?;
+    connection.pragma_update(None, "user_version", VERSION)?;
+    Ok(connection)
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+    )
+}
+
+/// A row of `documents`; `None` if its id is none.
+fn document_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<LedgerDocument>> {
+    let Some(id) = id_of(&row.get::<_, Vec<u8>>(0)?) else {
+        return Ok(None);
+    };
+    let rows: String = row.get(6)?;
+    Ok(Some(LedgerDocument {
+        id,
+        uri: row.get(1)?,
+        source: row.get(2)?,
+        state: row.get(3)?,
+        content_hash: row.get(4)?,
+        fingerprint: row.get(5)?,
+        rows: serde_json::from_str(&rows).unwrap_or_default(),
+        n_dead: row.get::<_, i64>(7)?.cast_unsigned(),
+    }))
+}
+
+fn id_of(bytes: &[u8]) -> Option<DocumentId> {
+    Some(DocumentId::from_bytes(bytes.try_into().ok()?))
+}
+
+fn cannot(path: &Path, error: rusqlite::Error) -> StageError {
+    let hint = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => {
+            "the disk is full: make room, then run again; what was stored stays"
+        }
+        _ => {
+            "make the folder writable, or name another one with `ledger` in the pipeline's table"
+        }
+    };
+    StageError::caused(
+        format_args!("cannot use the ledger `{}`", path.display()),
+        hint,
+        error,
+    )
+}
+
+fn cannot_make(path: &Path, error: std::io::Error) -> StageError {
+    StageError::caused(
+        format_args!("cannot use the ledger `{}`", path.display()),
+        "make the folder writable, or name another one with `ledger` in the pipeline's table",
+        error,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn document(uri: &str) -> LedgerDocument {
+        LedgerDocument {
+            id: DocumentId::of(uri),
+            uri: uri.to_owned(),
+            source: "files".into(),
+            state: Some("1:2".into()),
+            content_hash: "abc".into(),
+            fingerprint: "f".into(),
+            rows: BTreeMap::from([("table".to_owned(), 3)]),
+            n_dead: 1,
+        }
+    }
+
+    #[test]
+    fn what_is_put_in_is_read_back_after_opening_again() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("deep/er/pages.db");
+        let store = Store::open(&path).expect("opens");
+        store.change(|to| to.put(&document("a.pdf"))).expect("put");
+        drop(store);
+        let store = Store::open(&path).expect("opens again");
+        let read = store.document(DocumentId::of("a.pdf")).expect("read");
+        assert_eq!(read, Some(document("a.pdf")));
+        assert_eq!(store.document(DocumentId::of("b")).expect("read"), None);
+    }
+
+    #[test]
+    fn a_document_that_is_done_takes_what_was_staged_of_it_away() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = Store::open(&folder.path().join("a.db")).expect("opens");
+        let id = DocumentId::of("a.pdf");
+        let part = StagedPart {
+            id,
+            content_hash: "abc".into(),
+            fingerprint: "f".into(),
+            sink: "table".into(),
+            pages: BTreeSet::from([("render".to_owned(), 1)]),
+            payload: vec![1, 2],
+        };
+        store
+            .change(|to| to.stage(&part).and_then(|()| to.page_done(id, "render", 1)))
+            .expect("staged");
+        assert_eq!(store.staged().expect("read").len(), 1);
+        assert_eq!(store.pages(id).expect("read").len(), 1);
+        store.change(|to| to.put(&document("a.pdf"))).expect("put");
+        assert!(store.staged().expect("read").is_empty());
+        assert!(store.pages(id).expect("read").is_empty());
+    }
+
+    #[test]
+    fn a_damaged_file_is_put_aside_and_made_anew() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.db");
+        std::fs::write(&path, vec![7; 10_000]).expect("written");
+        let store = Store::open(&path).expect("made anew");
+        assert!(store.documents().expect("empty").is_empty());
+        assert!(path.with_extension("damaged").exists());
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_an_error_with_a_remedy() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").expect("written");
+        let error = Store::open(&file.join("a.db")).expect_err("a file is in the way");
+        assert!(error.hint().is_some_and(|hint| hint.contains("`ledger`")));
+    }
+}

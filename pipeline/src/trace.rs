@@ -1,0 +1,163 @@
+//! A trace of a run: who worked, starved and was blocked when, in the Chrome
+//! trace event format, which `chrome://tracing` and Perfetto open.
+//!
+//! Each worker is a lane. The spans of a lane do not overlap; what two lanes do
+//! at one time is drawn one above the other.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+/// Waits that are shorter are not drawn: there may be millions of them.
+const SHORTEST_WAIT: Duration = Duration::from_micros(50);
+
+/// Writes the trace of one or more runs to a file. Clones write to the same one.
+#[derive(Debug, Clone)]
+pub struct Trace {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    file: Mutex<BufWriter<File>>,
+    began: Instant,
+    n_lanes: AtomicU32,
+    has_failed: AtomicBool,
+}
+
+impl Trace {
+    /// Begins a trace in a new file at `path`.
+    ///
+    /// # Errors
+    /// A file that cannot be made.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let mut file = BufWriter::new(File::create(path)?);
+        file.write_all(b"[\n")?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                file: Mutex::new(file),
+                began: Instant::now(),
+                n_lanes: AtomicU32::new(0),
+                has_failed: AtomicBool::new(false),
+            }),
+        })
+    }
+
+    /// Completes the file. Without it the trace still opens, less its last spans.
+    ///
+    /// # Errors
+    /// A disk that is full, at any time since the beginning.
+    pub fn finish(&self) -> io::Result<()> {
+        let mut file = self.lock();
+        // The list ends with an event, so that each of the others can end with a comma.
+        let end = json!({ "ph": "i", "name": "end", "pid": 1, "tid": 0, "s": "g", "ts": self.now() });
+        writeln!(file, "{end}\n]")?;
+        file.flush()?;
+        if self.shared.has_failed.load(Ordering::Relaxed) {
+            return Err(io::Error::other("an earlier part of it could not be written"));
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BufWriter<File>> {
+        self.shared
+            .file
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> f64 {
+        micros(self.shared.began.elapsed())
+    }
+
+    fn write(&self, event: &serde_json::Value) {
+        if writeln!(self.lock(), "{event},").is_err() {
+            // The run matters more than its picture; `finish` tells.
+            self.shared.has_failed.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// One row of the picture: a worker, a source or a sink. Without a trace it
+/// does nothing.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lane {
+    trace: Option<(Trace, u32)>,
+}
+
+impl Lane {
+    pub(crate) fn new(trace: Option<&Trace>, name: &str) -> Self {
+        let trace = trace.map(|trace| {
+            let number = trace.shared.n_lanes.fetch_add(1, Ordering::Relaxed);
+            trace.write(&json!({
+                "ph": "M", "name": "thread_name", "pid": 1, "tid": number, "args": { "name": name }
+            }));
+            trace.write(&json!({
+                "ph": "M", "name": "thread_sort_index", "pid": 1, "tid": number,
+                "args": { "sort_index": number }
+            }));
+            (trace.clone(), number)
+        });
+        Self { trace }
+    }
+
+    /// Draws a batch of `n_items`, from `since` until now.
+    pub(crate) fn work(&self, name: &str, since: Instant, n_items: usize) {
+        if let Some((trace, number)) = &self.trace {
+            trace.write(&json!({
+                "ph": "X", "name": name, "cat": "busy", "pid": 1, "tid": number,
+                "ts": micros(since.saturating_duration_since(trace.shared.began)),
+                "dur": micros(since.elapsed()), "args": { "items": n_items },
+            }));
+        }
+    }
+
+    /// Draws a wait that ended now.
+    pub(crate) fn wait(&self, name: &str, time: Duration) {
+        if let Some((trace, number)) = &self.trace
+            && time >= SHORTEST_WAIT
+        {
+            let end = trace.shared.began.elapsed();
+            trace.write(&json!({
+                "ph": "X", "name": name, "cat": "waiting", "pid": 1, "tid": number,
+                "ts": micros(end.saturating_sub(time)), "dur": micros(time),
+            }));
+        }
+    }
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_a_list_of_events_with_a_named_lane_a_worker() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("trace.json");
+        let trace = Trace::create(&path).expect("made");
+        let lane = Lane::new(Some(&trace), "render-0");
+        lane.work("render", Instant::now(), 3);
+        lane.wait("starved", Duration::from_millis(2));
+        lane.wait("blocked", Duration::from_nanos(2));
+        trace.finish().expect("written");
+        let text = std::fs::read_to_string(path).expect("readable");
+        let events: Vec<serde_json::Value> = serde_json::from_str(&text).expect("valid JSON");
+        let names: Vec<&str> = events
+            .iter()
+            .filter_map(|event| event["name"].as_str())
+            .collect();
+        let expected = ["thread_name", "thread_sort_index", "render", "starved"];
+        assert_eq!(names[..4], expected);
+        assert_eq!(names[4..], ["end"]);
+        assert_eq!(events[2]["args"]["items"], 3);
+    }
+}

@@ -1,0 +1,391 @@
+//! The folder of the parts: which part holds which document, and how parts
+//! come, change and go.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pagemill_pipeline::{DocumentId, SinkInput, StageError, StoredDocument};
+
+use super::faults::{Faults, Step};
+use super::manifest::{self, Part, Stamp};
+use super::place::{lock, make_folder, remove_partial};
+use super::{Format, PartError, Rows};
+use crate::disk;
+
+pub(super) const WRITE_HINT: &str =
+    "mend the cause (no permission, files removed) and run again: what was stored stays";
+
+/// A folder that this process alone writes to.
+pub(super) struct Folder {
+    path: PathBuf,
+    extension: &'static str,
+    /// Whether files are synced.
+    syncs: bool,
+    /// Held as long as the folder is open; the end of the process releases it.
+    _lock: File,
+    parts: BTreeMap<u64, Part>,
+    /// The part that holds a document.
+    holders: HashMap<DocumentId, u64>,
+    /// Whether the names of the parts are durable.
+    is_synced: bool,
+    /// Whether the manifest tells of the parts as they are.
+    has_manifest: bool,
+    /// Made when it is asked for, as it is asked for often.
+    mark: Option<String>,
+    faults: Faults,
+}
+
+impl Folder {
+    /// Opens the folder, making it where it is absent, and mends what an
+    /// earlier run left when it was killed.
+    ///
+    /// # Errors
+    /// A folder that cannot be written, a part that cannot be read, another writer.
+    pub(super) fn open<F: Format>(
+        path: &Path,
+        syncs: bool,
+        format: &mut F,
+        input: &SinkInput,
+        faults: Faults,
+    ) -> Result<Self, StageError> {
+        if path.is_file() {
+            return Err(StageError::fatal(
+                format_args!("`{}` is a file, and rows go to a folder", path.display()),
+                "remove or rename the file: rows are written as part files in a folder of that name",
+            ));
+        }
+        let cannot = |error: io::Error| {
+            StageError::caused(
+                format_args!("cannot write to the folder `{}`", path.display()),
+                "set `path` to a folder that this user may write to, on a disk with room",
+                error,
+            )
+        };
+        let path = std::path::absolute(path).map_err(cannot)?;
+        make_folder(&path, syncs).map_err(cannot)?;
+        let lock = lock(&path)?;
+        remove_partial(&path).map_err(cannot)?;
+        let mut folder = Self {
+            path: path.clone(),
+            extension: F::EXTENSION,
+            syncs,
+            _lock: lock,
+            parts: BTreeMap::new(),
+            holders: HashMap::new(),
+            is_synced: true,
+            has_manifest: true,
+            mark: None,
+            faults,
+        };
+        let numbers = folder.numbers().map_err(cannot)?;
+        let newest = numbers.last().map(|number| folder.path_of(*number));
+        format.open(input, newest.as_deref())?;
+        let doubles = folder.read(&numbers, format)?;
+        for (number, documents) in doubles {
+            tracing::warn!(
+                part = %folder.path_of(number).display(),
+                n_documents = documents.len(),
+                "documents stood in a later part as well: their rows are taken out of this one"
+            );
+            folder.put(format, Some(number), &documents, Vec::new(), Vec::new())?;
+        }
+        folder.sync()?;
+        folder.save_manifest();
+        Ok(folder)
+    }
+
+    /// The numbers of the parts that are there, rising.
+    fn numbers(&self) -> io::Result<Vec<u64>> {
+        let mut numbers = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| {
+                let number = name
+                    .strip_prefix("part-")?
+                    .split('.')
+                    .next()?
+                    .parse()
+                    .ok()?;
+                (self.name_of(number) == name).then_some(number)
+            });
+            numbers.extend(number);
+        }
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// Learns what each part holds; the documents of which a later part has
+    /// rows too, by the part that they have to leave.
+    fn read<F: Format>(
+        &mut self,
+        numbers: &[u64],
+        format: &F,
+    ) -> Result<BTreeMap<u64, HashSet<DocumentId>>, StageError> {
+        let mut known = manifest::read(&self.path);
+        let mut doubles: BTreeMap<u64, HashSet<DocumentId>> = BTreeMap::new();
+        for &number in numbers {
+            let path = self.path_of(number);
+            let part = fs::metadata(&path)
+                .map_err(PartError::Io)
+                .and_then(|metadata| {
+                    let stamp = Stamp::of(&metadata);
+                    match known.remove(&self.name_of(number)) {
+                        Some(part) if part.stamp == stamp => Ok(part),
+                        _ => {
+                            self.has_manifest = false;
+                            let documents = format.documents(&path)?;
+                            Ok(Part { stamp, documents })
+                        }
+                    }
+                });
+            let part = part.map_err(|error| {
+                let hint = "remove this file and run again: its documents are then made anew";
+                or_stage_error(
+                    error,
+                    format_args!("cannot read `{}`", path.display()),
+                    hint,
+                )
+            })?;
+            for document in &part.documents {
+                if let Some(earlier) = self.holders.insert(document.id, number) {
+                    doubles.entry(earlier).or_default().insert(document.id);
+                }
+            }
+            self.parts.insert(number, part);
+        }
+        self.has_manifest &= known.is_empty();
+        Ok(doubles)
+    }
+
+    /// The part that holds a document.
+    pub(super) fn holder(&self, document: DocumentId) -> Option<u64> {
+        self.holders.get(&document).copied()
+    }
+
+    /// Every document that the parts hold.
+    pub(super) fn documents(&self) -> Vec<StoredDocument> {
+        let parts = self.parts.values();
+        parts.flat_map(|part| part.documents.clone()).collect()
+    }
+
+    /// Names the folder and the state of its parts.
+    pub(super) fn mark(&mut self) -> &str {
+        let (path, parts) = (&self.path, &self.parts);
+        self.mark.get_or_insert_with(|| {
+            // A later release of Rust may hash otherwise: then the inventory is read once more.
+            let mut hasher = DefaultHasher::new();
+            for (number, part) in parts {
+                (number, part.stamp).hash(&mut hasher);
+            }
+            format!("{}#{:016x}", path.display(), hasher.finish())
+        })
+    }
+
+    /// Puts rows into the part `number`, in place of those that it has of the
+    /// documents `replaced`; without a number, into a new part. A part without
+    /// rows goes. [`Folder::sync`] makes it durable.
+    ///
+    /// # Errors
+    /// What cannot be written; then it may be tried again.
+    pub(super) fn put<F: Format>(
+        &mut self,
+        format: &mut F,
+        number: Option<u64>,
+        replaced: &HashSet<DocumentId>,
+        rows: Vec<Rows<'_>>,
+        documents: Vec<StoredDocument>,
+    ) -> Result<(), StageError> {
+        let Some(number) = number else {
+            if documents.is_empty() {
+                return Ok(());
+            }
+            let number = self.parts.keys().next_back().map_or(1, |last| last + 1);
+            return self.write(format, number, &rows, documents);
+        };
+        self.at(Step::BeforeRewriting, number)?;
+        let path = self.path_of(number);
+        let old = self.parts.get(&number).map(|part| &part.documents[..]);
+        let kept = old.unwrap_or_default().iter();
+        let mut all: Vec<StoredDocument> = kept
+            .filter(|document| !replaced.contains(&document.id))
+            .cloned()
+            .collect();
+        let mut all_rows = Vec::with_capacity(rows.len() + 1);
+        if !all.is_empty() {
+            all_rows.push(Rows::Part {
+                path: &path,
+                without: replaced,
+            });
+        }
+        all.extend(documents);
+        all_rows.extend(rows);
+        if all.is_empty() {
+            self.remove(number)?;
+        } else {
+            self.write(format, number, &all_rows, all)?;
+        }
+        self.at(Step::AfterRewriting, number)
+    }
+
+    /// Writes a part beside its place, then renames it.
+    fn write<F: Format>(
+        &mut self,
+        format: &mut F,
+        number: u64,
+        rows: &[Rows<'_>],
+        documents: Vec<StoredDocument>,
+    ) -> Result<(), StageError> {
+        let path = self.path_of(number);
+        let partial = self.path.join(format!(".{}.partial", self.name_of(number)));
+        let written = (|| {
+            self.faults.at(Step::BeforeWrite)?;
+            let file = File::create(&partial)?;
+            format.write(&file, rows, &documents)?;
+            self.faults.at(Step::AfterWrite)?;
+            if self.syncs {
+                file.sync_all()?;
+            }
+            self.faults.at(Step::AfterSync)?;
+            let stamp = Stamp::of(&file.metadata()?);
+            self.faults.at(Step::BeforeRename)?;
+            fs::rename(&partial, &path)?;
+            Ok(stamp)
+        })();
+        match written {
+            Ok(stamp) => {
+                self.record(number, Some(Part { stamp, documents }));
+                self.at(Step::AfterRename, number)
+            }
+            Err(error) => {
+                if !self.faults.has_died() {
+                    // It may be what filled the disk; what stays goes when the folder is opened.
+                    let _ = fs::remove_file(&partial);
+                }
+                Err(self.cannot_write(error, number))
+            }
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Result<(), StageError> {
+        self.at(Step::BeforeRemoval, number)?;
+        match fs::remove_file(self.path_of(number)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(self.cannot_write(error.into(), number));
+            }
+            _ => self.record(number, None),
+        }
+        self.at(Step::AfterRemoval, number)
+    }
+
+    /// Keeps account of a part that has come, changed or gone.
+    fn record(&mut self, number: u64, part: Option<Part>) {
+        let old = self.parts.remove(&number);
+        for document in old.iter().flat_map(|part| &part.documents) {
+            if self.holder(document.id) == Some(number) {
+                self.holders.remove(&document.id);
+            }
+        }
+        if let Some(part) = part {
+            let ids = part.documents.iter().map(|document| (document.id, number));
+            self.holders.extend(ids);
+            self.parts.insert(number, part);
+        }
+        self.is_synced = false;
+        self.has_manifest = false;
+        self.mark = None;
+    }
+
+    /// Makes durable which parts there are.
+    ///
+    /// # Errors
+    /// A folder that cannot be synced; then it may be tried again.
+    pub(super) fn sync(&mut self) -> Result<(), StageError> {
+        if self.is_synced {
+            return Ok(());
+        }
+        let synced = (|| {
+            self.faults.at(Step::BeforeFolderSync)?;
+            if self.syncs {
+                File::open(&self.path)?.sync_all()?;
+            }
+            self.faults.at(Step::AfterFolderSync)
+        })();
+        synced.map_err(|error| {
+            let path = self.path.display();
+            or_stage_error(
+                error.into(),
+                format_args!("cannot sync `{path}`"),
+                WRITE_HINT,
+            )
+        })?;
+        self.is_synced = true;
+        Ok(())
+    }
+
+    /// Writes the manifest if it does not tell of the parts as they are.
+    pub(super) fn save_manifest(&mut self) {
+        if self.has_manifest {
+            return;
+        }
+        let saved = (|| {
+            self.faults.at(Step::BeforeManifest)?;
+            manifest::write(&self.path, &self.parts, |number| self.name_of(number))?;
+            self.faults.at(Step::AfterManifest)
+        })();
+        match saved {
+            Ok(()) => self.has_manifest = true,
+            Err(error) => tracing::warn!(
+                folder = %self.path.display(),
+                %error,
+                "cannot note which part holds which document: the next run reads the parts"
+            ),
+        }
+    }
+
+    /// Where a file that is no part yet can be written.
+    pub(super) fn path_of_partial(&self, name: &str) -> PathBuf {
+        self.path.join(format!(".{name}.partial"))
+    }
+
+    fn name_of(&self, number: u64) -> String {
+        format!("part-{number:08}.{}", self.extension)
+    }
+
+    fn path_of(&self, number: u64) -> PathBuf {
+        self.path.join(self.name_of(number))
+    }
+
+    fn at(&self, step: Step, number: u64) -> Result<(), StageError> {
+        let step = self.faults.at(step);
+        step.map_err(|error| self.cannot_write(error.into(), number))
+    }
+
+    fn cannot_write(&self, error: PartError, number: u64) -> StageError {
+        let path = self.path_of(number);
+        or_stage_error(
+            error,
+            format_args!("cannot write `{}`", path.display()),
+            WRITE_HINT,
+        )
+    }
+}
+
+/// The error itself where it says all, or one with what could not be done.
+pub(super) fn or_stage_error(
+    error: PartError,
+    problem: std::fmt::Arguments<'_>,
+    hint: &str,
+) -> StageError {
+    match error {
+        PartError::Stage(error) => error,
+        error if disk::is_full(&error) => StageError::caused(
+            format_args!("{problem}: the disk is full"),
+            "make room and run again: it goes on where it stopped, and what was stored stays",
+            error,
+        ),
+        error => StageError::caused(problem, hint, error),
+    }
+}

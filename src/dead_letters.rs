@@ -1,0 +1,492 @@
+//! `pagemill dead-letters`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::{Args, Subcommand};
+use indicatif::HumanDuration;
+use pagemill::pipeline::{
+    DocumentId, FeedAgain, FiledLetter, Ledger, RunOptions, read_filed_letters,
+};
+use pagemill::{ConfigError, ConfigFile};
+use serde_json::{Value, json};
+
+use crate::run::{Job, Reports, supervise};
+use crate::{ConfigArgs, DEAD_LETTERS, DONE, Hinted, progress};
+
+/// What was set aside, with its error and what to do about it.
+#[derive(Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "Examples:\n  pagemill dead-letters list\n  pagemill dead-letters retry --all\n  \
+                  pagemill dead-letters retry papers/locked.pdf --set \
+                  'documents.stage.pages.passwords=[\"secret\"]'"
+)]
+pub(crate) struct DeadLettersArgs {
+    #[command(subcommand)]
+    command: DeadLettersCommand,
+}
+
+#[derive(Subcommand)]
+enum DeadLettersCommand {
+    /// List what was set aside, oldest first
+    List(ListArgs),
+    /// Show everything that is known of a letter
+    Show(ShowArgs),
+    /// Feed the documents in again
+    Retry(RetryArgs),
+    /// Remove letters; their documents are not done again
+    Drop(ChooseArgs),
+}
+
+#[derive(Args)]
+struct Place {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Only letters of this pipeline; may be given several times
+    #[arg(long = "pipeline", value_name = "NAME")]
+    pipelines: Vec<String>,
+}
+
+#[derive(Args)]
+struct ListArgs {
+    #[command(flatten)]
+    place: Place,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct ShowArgs {
+    /// The start of a letter's id, or the path of a document
+    #[arg(value_name = "ID", required = true)]
+    ids: Vec<String>,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+#[derive(Args)]
+struct ChooseArgs {
+    /// Starts of letters' ids, or paths of documents
+    #[arg(
+        value_name = "ID",
+        required_unless_present = "all",
+        conflicts_with = "all"
+    )]
+    ids: Vec<String>,
+    /// All letters
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args)]
+struct RetryArgs {
+    #[command(flatten)]
+    choose: ChooseArgs,
+    /// Print the reports of the runs as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &DeadLettersArgs) -> anyhow::Result<u8> {
+    match &args.command {
+        DeadLettersCommand::List(args) => list(args),
+        DeadLettersCommand::Show(args) => show(args),
+        DeadLettersCommand::Retry(args) => retry(args),
+        DeadLettersCommand::Drop(args) => drop_letters(args),
+    }
+}
+
+/// The letters of a configuration's pipelines, oldest first.
+struct Letters {
+    file: ConfigFile,
+    letters: Vec<FiledLetter>,
+    /// Digits of the ids that tell them apart.
+    n_digits: usize,
+}
+
+impl Letters {
+    fn read(place: &Place) -> anyhow::Result<Self> {
+        let file = place.config.read()?;
+        let roots: BTreeSet<&Path> = file
+            .pipelines()
+            .iter()
+            .filter_map(pagemill::Graph::dead_letters)
+            .collect();
+        let mut letters = Vec::new();
+        for root in roots {
+            letters.extend(filed_letters(root)?);
+        }
+        letters.sort_by_key(|filed| filed.letter.at_unix_ms);
+        let n_digits = n_digits(&letters);
+        for name in &place.pipelines {
+            // One that is gone from the file may have left letters.
+            if !letters.iter().any(|filed| filed.letter.pipeline == *name) {
+                file.pipeline(Some(name))?;
+            }
+        }
+        if !place.pipelines.is_empty() {
+            letters.retain(|filed| place.pipelines.contains(&filed.letter.pipeline));
+        }
+        Ok(Self {
+            file,
+            letters,
+            n_digits,
+        })
+    }
+
+    fn id<'a>(&self, filed: &'a FiledLetter) -> &'a str {
+        &filed.id[..self.n_digits]
+    }
+
+    /// Those that `ids` name.
+    fn choose(&self, ids: &[String]) -> Result<Vec<&FiledLetter>, Hinted> {
+        let mut chosen: Vec<&FiledLetter> = Vec::new();
+        for id in ids {
+            for filed in self.find(id)? {
+                if !chosen.contains(&filed) {
+                    chosen.push(filed);
+                }
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// All letters of a document, or the one whose id begins so.
+    fn find(&self, id: &str) -> Result<Vec<&FiledLetter>, Hinted> {
+        let letters = self.letters.iter();
+        let of_document: Vec<_> = letters
+            .clone()
+            .filter(|filed| is_same_document(&filed.letter.document, id))
+            .collect();
+        if !of_document.is_empty() {
+            return Ok(of_document);
+        }
+        let begins = |filed: &&FiledLetter| {
+            !id.is_empty() && filed.id.starts_with(&id.to_ascii_lowercase())
+        };
+        let found: Vec<_> = letters.filter(begins).collect();
+        match found.len() {
+            1 => Ok(found),
+            0 => Err(Hinted::usage(
+                format!("no dead letter is called `{id}`, and none is of such a document"),
+                if self.letters.is_empty() {
+                    "there are no dead letters"
+                } else {
+                    "`pagemill dead-letters list` shows the ids and the documents"
+                },
+            )),
+            _ => {
+                let ids = found
+                    .iter()
+                    .map(|filed| format!("`{}`", self.id(filed)))
+                    .collect::<Vec<_>>();
+                Err(Hinted::usage(
+                    format!("several dead letters are called `{id}`"),
+                    format!("write more of the id: {}", ids.join(", ")),
+                ))
+            }
+        }
+    }
+}
+
+/// Reads the letters below a folder.
+pub(crate) fn filed_letters(root: &Path) -> Result<Vec<FiledLetter>, Hinted> {
+    read_filed_letters(root).map_err(|error| {
+        Hinted::failed(
+            format!("cannot read dead letters: {error}: {}", root.display()),
+            "make the folder readable, or name another one with `dead_letters` in the pipeline's table",
+        )
+    })
+}
+
+/// As few digits as tell all letters apart, and at least 8.
+fn n_digits(letters: &[FiledLetter]) -> usize {
+    const LEAST: usize = 8;
+    const MOST: usize = 16;
+    let is_enough = |n_digits: &usize| {
+        let ids: BTreeSet<&str> = letters.iter().map(|filed| &filed.id[..*n_digits]).collect();
+        ids.len() == letters.len()
+    };
+    (LEAST..MOST).find(is_enough).unwrap_or(MOST)
+}
+
+/// Whether a user means the document at `uri`: by its very name, or by another
+/// way to write the same path.
+fn is_same_document(uri: &str, named: &str) -> bool {
+    let components = |path: &str| -> PathBuf { Path::new(path).components().collect() };
+    if uri == named || components(uri) == components(named) {
+        return true;
+    }
+    let canonical = |path: &str| Path::new(path).canonicalize().ok();
+    canonical(named).is_some_and(|named| canonical(uri) == Some(named))
+}
+
+fn list(args: &ListArgs) -> anyhow::Result<u8> {
+    let letters = Letters::read(&args.place)?;
+    let mut stdout = std::io::stdout().lock();
+    if args.json {
+        let values: Vec<Value> = letters.letters.iter().map(to_json).collect();
+        serde_json::to_writer_pretty(&mut stdout, &values)?;
+        writeln!(stdout)?;
+        return Ok(DONE);
+    }
+    if letters.letters.is_empty() {
+        writeln!(stdout, "there are no dead letters")?;
+        return Ok(DONE);
+    }
+    let now = SystemTime::now();
+    let head = ["id", "age", "pipeline", "node", "document", "error"];
+    let mut rows = vec![head.map(str::to_owned)];
+    rows.extend(letters.letters.iter().map(|filed| {
+        let letter = &filed.letter;
+        [
+            letters.id(filed).to_owned(),
+            age(letter.at_unix_ms, now),
+            letter.pipeline.clone(),
+            letter.node.clone(),
+            place_of(filed),
+            letter.error.replace('\n', " "),
+        ]
+    }));
+    for row in &rows {
+        let mut line = String::new();
+        for (column, cell) in row[..row.len() - 1].iter().enumerate() {
+            let width = rows.iter().map(|row| row[column].chars().count()).max();
+            line += &format!("{cell:width$}  ", width = width.unwrap_or(0));
+        }
+        writeln!(stdout, "{line}{}", row[row.len() - 1])?;
+    }
+    let n = letters.letters.len();
+    writeln!(
+        stdout,
+        "\n{n} dead letters; `pagemill dead-letters show ID` tells what to do about one"
+    )?;
+    Ok(DONE)
+}
+
+/// `a.pdf#3.2`: document, page, part.
+fn place_of(filed: &FiledLetter) -> String {
+    let letter = &filed.letter;
+    let page = letter.page.map(|page| format!("#{page}"));
+    let part = letter.part.map(|part| format!(".{part}"));
+    let (page, part) = (page.unwrap_or_default(), part.unwrap_or_default());
+    format!("{}{page}{part}", letter.document)
+}
+
+fn age(at_unix_ms: u64, now: SystemTime) -> String {
+    let at = UNIX_EPOCH + Duration::from_millis(at_unix_ms);
+    let age = now.duration_since(at).unwrap_or_default();
+    format!("{:#}", HumanDuration(age))
+}
+
+fn to_json(filed: &FiledLetter) -> Value {
+    let mut value = serde_json::to_value(&filed.letter).unwrap_or_default();
+    value["id"] = json!(filed.id);
+    value["file"] = json!(filed.path);
+    value
+}
+
+fn show(args: &ShowArgs) -> anyhow::Result<u8> {
+    let letters = Letters::read(&args.list.place)?;
+    let chosen = letters.choose(&args.ids)?;
+    let mut stdout = std::io::stdout().lock();
+    if args.list.json {
+        let values: Vec<Value> = chosen.iter().map(|filed| to_json(filed)).collect();
+        serde_json::to_writer_pretty(&mut stdout, &values)?;
+        writeln!(stdout)?;
+        return Ok(DONE);
+    }
+    let now = SystemTime::now();
+    for (number, filed) in chosen.into_iter().enumerate() {
+        if number > 0 {
+            writeln!(stdout)?;
+        }
+        let letter = &filed.letter;
+        let when = format!(
+            "{} ago ({} ms since 1970)",
+            age(letter.at_unix_ms, now),
+            letter.at_unix_ms
+        );
+        let file = filed.path.display().to_string();
+        let number = |number: Option<u32>| number.map(|number| number.to_string());
+        let lines = [
+            ("id", Some(filed.id.clone())),
+            ("error", Some(letter.error.clone())),
+            ("hint", letter.hint.clone()),
+            ("document", Some(letter.document.clone())),
+            ("page", number(letter.page)),
+            ("part", number(letter.part)),
+            ("pipeline", Some(letter.pipeline.clone())),
+            ("node", Some(letter.node.clone())),
+            ("source", Some(letter.source.clone())),
+            ("input", letter.input.clone()),
+            ("content hash", letter.content_hash.clone()),
+            ("document id", Some(letter.document_id.clone())),
+            ("when", Some(when)),
+            ("file", Some(file)),
+        ];
+        for (name, value) in lines {
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                writeln!(stdout, "{name:12}  {value}")?;
+            }
+        }
+    }
+    Ok(DONE)
+}
+
+fn retry(args: &RetryArgs) -> anyhow::Result<u8> {
+    let letters = Letters::read(&args.choose.place)?;
+    let chosen = choose(&letters, &args.choose)?;
+    if chosen.is_empty() {
+        return nothing_there();
+    }
+    let mut by_pipeline: BTreeMap<&str, Vec<FeedAgain>> = BTreeMap::new();
+    for filed in &chosen {
+        let documents = by_pipeline.entry(&filed.letter.pipeline).or_default();
+        let document = FeedAgain {
+            uri: filed.letter.document.clone(),
+            input: filed.letter.input.clone(),
+        };
+        if !documents.contains(&document) {
+            documents.push(document);
+        }
+    }
+    let resources = pagemill::resources();
+    let (mut jobs, mut errors) = (Vec::new(), Vec::new());
+    for (name, documents) in by_pipeline {
+        let options = RunOptions {
+            retries: Some(documents),
+            ..RunOptions::default()
+        };
+        let graph = letters.file.pipeline(Some(name));
+        let job = graph.and_then(|graph| Job::new(&letters.file, graph, &resources, options));
+        match job {
+            Ok(job) => jobs.push(job),
+            Err(error) => errors.push(error),
+        }
+    }
+    if let Some(error) = errors.into_iter().reduce(ConfigError::and) {
+        return Err(error.into());
+    }
+    let mut reports = Reports::new(args.json, jobs.len() > 1);
+    let runtime = tokio::runtime::Runtime::new()?;
+    let supervised = runtime.block_on(supervise(jobs, None, None, &mut reports));
+    progress::clear();
+    supervised?;
+    if tell_untouched(&letters, &chosen)? {
+        reports.count(DEAD_LETTERS);
+    }
+    reports.finish()
+}
+
+/// Tells of letters that no source has taken up; whether there are some.
+fn tell_untouched(letters: &Letters, chosen: &[&FiledLetter]) -> anyhow::Result<bool> {
+    let mut is_any = false;
+    for filed in chosen {
+        // A document that is read again takes its letters away first.
+        let left = std::fs::read(&filed.path).ok();
+        let left = left.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        if left.as_ref() == Some(&filed.letter) {
+            is_any = true;
+            progress::tell(&format!(
+                "error: `{}` was not fed in again: no source of `{}` brought it\n\
+                 hint: look at the source's settings, or let go of it: `pagemill dead-letters drop {}`",
+                filed.letter.document,
+                filed.letter.pipeline,
+                letters.id(filed)
+            ));
+        }
+    }
+    Ok(is_any)
+}
+
+fn drop_letters(args: &ChooseArgs) -> anyhow::Result<u8> {
+    let letters = Letters::read(&args.place)?;
+    let chosen = choose(&letters, args)?;
+    if chosen.is_empty() {
+        return nothing_there();
+    }
+    for filed in &chosen {
+        filed.remove().map_err(|error| {
+            Hinted::failed(
+                format!(
+                    "cannot remove a dead letter: {error}: {}",
+                    filed.path.display()
+                ),
+                "make its folder writable",
+            )
+        })?;
+    }
+    forget_in_ledgers(&letters, &chosen)?;
+    let n = chosen.len();
+    let what = if n == 1 { "letter" } else { "letters" };
+    writeln!(std::io::stdout().lock(), "{n} {what} removed")?;
+    Ok(DONE)
+}
+
+/// The next runs must not tell of letters that are gone.
+fn forget_in_ledgers(letters: &Letters, dropped: &[&FiledLetter]) -> Result<(), Hinted> {
+    for graph in letters.file.pipelines() {
+        let of_graph = |filed: &&&FiledLetter| filed.letter.pipeline == graph.name();
+        let documents: BTreeSet<&str> = dropped
+            .iter()
+            .filter(of_graph)
+            .map(|filed| filed.letter.document_id.as_str())
+            .collect();
+        let Some(folder) = graph.ledger().filter(|_| !documents.is_empty()) else {
+            continue;
+        };
+        let Some(ledger) = Ledger::open_existing(folder, graph.name())? else {
+            continue;
+        };
+        let left = letters.letters.iter().filter(|filed| {
+            filed.letter.pipeline == graph.name() && !dropped.contains(filed)
+        });
+        let left: Vec<&str> = left.map(|filed| filed.letter.document_id.as_str()).collect();
+        let n_left = documents.into_iter().filter_map(|id| {
+            let n_left = left.iter().filter(|other| **other == id).count();
+            Some((DocumentId::from_hex(id)?, n_left as u64))
+        });
+        ledger.set_dead(&n_left.collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
+fn choose<'a>(letters: &'a Letters, args: &ChooseArgs) -> Result<Vec<&'a FiledLetter>, Hinted> {
+    if args.all {
+        Ok(letters.letters.iter().collect())
+    } else {
+        letters.choose(&args.ids)
+    }
+}
+
+fn nothing_there() -> anyhow::Result<u8> {
+    writeln!(std::io::stdout().lock(), "there are no dead letters")?;
+    Ok(DONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_is_known_by_each_way_to_write_its_path() {
+        assert!(is_same_document("input/a.pdf", "input/a.pdf"));
+        assert!(is_same_document("input/a.pdf", "input//a.pdf"));
+        assert!(!is_same_document("input/a.pdf", "a.pdf"));
+        assert!(!is_same_document("stdin:0", ""));
+    }
+
+    #[test]
+    fn ages_are_short() {
+        let now = UNIX_EPOCH + Duration::from_secs(7200);
+        assert_eq!(age(0, now), "2h");
+        assert_eq!(age(7_200_000 + 5, now), "0s");
+    }
+}

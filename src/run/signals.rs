@@ -1,0 +1,54 @@
+//! What the system asks of a run.
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Something that is asked of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// To come to its end, or to stop at once if it was asked before.
+    Stop,
+    /// To read the configuration again.
+    Reload,
+}
+
+/// Listens for signals.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hang_up: Signal,
+    /// Whether somebody sat before it when it began.
+    has_terminal: bool,
+}
+
+impl Signals {
+    /// From now on the signals no longer end the program.
+    pub(super) fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hang_up: signal(SignalKind::hangup())?,
+            has_terminal: io::stdin().is_terminal(),
+        })
+    }
+
+    pub(super) async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.hang_up.recv() => self.hung_up(),
+        }
+    }
+
+    /// Whoever closes a terminal means to end what runs in it; others ask by
+    /// the same signal to read the configuration again.
+    fn hung_up(&self) -> Asked {
+        if self.has_terminal && File::open("/dev/tty").is_err() {
+            Asked::Stop
+        } else {
+            Asked::Reload
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Reading a folder once, from its first file to its last.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt};
+use pagemill_pipeline::{FeedAgain, ItemError, Provenance, SourceOutlet, StageError};
+
+use super::listing::{Found, Listed, Listing, Observed};
+use super::reading::{ReadFile, Reader, gone};
+use super::state::COARSE_TICK;
+use super::{READ_AHEAD, blocking};
+
+/// Files that the ledger is asked about at once.
+const CHUNK: usize = 1000;
+
+/// What reads a folder, once or for good.
+#[derive(Clone)]
+pub(super) struct Pass {
+    pub(super) listing: Arc<Listing>,
+    pub(super) reader: Reader,
+    pub(super) outlet: SourceOutlet,
+}
+
+/// What became of one file: its URI, and the document or why there is none.
+type Outcome = (String, Result<ReadFile, ItemError>);
+
+impl Pass {
+    /// Sends what is new or has changed and, where that is asked for, removes what is gone.
+    pub(super) async fn run(self) -> Result<(), StageError> {
+        let pass = self.clone();
+        let listed = self
+            .unless_draining(blocking(move || pass.list()))
+            .await
+            .transpose()?;
+        let Some(listed) = listed else {
+            return Ok(());
+        };
+        let (listed, missing) = listed?;
+        self.outlet.expect(listed.found.len());
+        if listed.found.is_empty() {
+            let path = self.listing.root.display();
+            tracing::warn!(%path, "no file is chosen by `include` and `exclude`");
+        }
+        let mut found = listed.found.into_iter();
+        loop {
+            let chunk: Vec<Found> = found.by_ref().take(CHUNK).collect();
+            if chunk.is_empty() {
+                return self.prune(missing).await;
+            }
+            let pass = self.clone();
+            let undone = blocking(move || pass.undone(chunk));
+            let Some(undone) = self.unless_draining(undone).await else {
+                return Ok(());
+            };
+            if !self.send_all(undone??).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// What is there, and the URIs of what is not any more.
+    fn list(&self) -> Result<(Listed, Vec<String>), StageError> {
+        let listed = self.listing.list();
+        let missing = if self.outlet.prunes() {
+            listed.missing(&self.listing.root_uri(), self.known()?)
+        } else {
+            Vec::new()
+        };
+        Ok((listed, missing))
+    }
+
+    /// The URIs of what earlier runs have stored or set aside.
+    pub(super) fn known(&self) -> Result<impl Iterator<Item = String> + use<>, StageError> {
+        let known = self.outlet.known()?;
+        Ok(known.into_iter().map(|document| document.uri))
+    }
+
+    /// Those files that the ledger does not know as they are.
+    fn undone(&self, chunk: Vec<Found>) -> Result<Vec<Found>, StageError> {
+        let mut undone = Vec::new();
+        for found in chunk {
+            let is_done = match &found.file {
+                Ok(seen) if !seen.state.is_fresh(seen.at, COARSE_TICK) => {
+                    let state = seen.state.to_string();
+                    self.outlet.is_done(&found.uri, &state)?
+                }
+                _ => false,
+            };
+            if !is_done {
+                undone.push(found);
+            }
+        }
+        Ok(undone)
+    }
+
+    /// Reads and sends; `false` if the run is asked to stop meanwhile.
+    async fn send_all(&self, found: Vec<Found>) -> Result<bool, StageError> {
+        let documents = stream::iter(found).map(|found| self.read(found));
+        let mut documents = documents.buffered(READ_AHEAD);
+        loop {
+            match self.unless_draining(documents.next()).await {
+                None => return Ok(false),
+                Some(None) => return Ok(true),
+                Some(Some(read)) => self.send(read?).await?,
+            }
+        }
+    }
+
+    async fn read(&self, found: Found) -> Result<Outcome, StageError> {
+        let file = match found.file {
+            Ok(_) => self.reader.read(found.path).await?,
+            Err(error) => Err(error),
+        };
+        Ok((found.uri, file))
+    }
+
+    async fn send(&self, (uri, file): Outcome) -> Result<(), StageError> {
+        let read = file.and_then(|file| {
+            let state = file.lasting_state(COARSE_TICK).map(|it| it.to_string());
+            let item = self.reader.document(&uri, file.bytes, file.hash)?;
+            Ok((item, Provenance { state, input: None }))
+        });
+        match read {
+            Ok((item, provenance)) => self.outlet.send_from(item, provenance).await,
+            Err(error) => self.outlet.dead_letter(&uri, &error),
+        }
+    }
+
+    /// Removes what was missing in the listing and still is.
+    async fn prune(&self, missing: Vec<String>) -> Result<(), StageError> {
+        for uri in missing {
+            let (pass, looked_for) = (self.clone(), uri.clone());
+            let is_gone = blocking(move || pass.is_gone(&looked_for));
+            match self.unless_draining(is_gone).await.transpose()? {
+                None => return Ok(()),
+                Some(true) => self.outlet.remove(&uri).await?,
+                Some(false) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn is_gone(&self, uri: &str) -> bool {
+        let path = self.listing.path_of(uri);
+        match path.map_or(Observed::Nothing, |path| self.listing.look(&path)) {
+            Observed::Nothing => self.listing.root.exists(),
+            Observed::There(listed) => !listed.missing(uri, [uri.to_owned()]).is_empty(),
+            Observed::Unclear => false,
+        }
+    }
+
+    /// Reads those of `retries` that are files of this source, and nothing else.
+    pub(super) async fn feed_again(self, retries: Vec<FeedAgain>) -> Result<(), StageError> {
+        let pass = self.clone();
+        let (found, readable_again) = blocking(move || pass.find(retries)).await?;
+        for uri in readable_again {
+            // Its letter was about the folder. An ordinary run reads what is in it.
+            self.outlet.remove(&uri).await?;
+        }
+        self.outlet.expect(found.len());
+        self.send_all(found).await?;
+        Ok(())
+    }
+
+    /// What is now where the letters say, and folders among it that are in order.
+    fn find(&self, retries: Vec<FeedAgain>) -> (Vec<Found>, Vec<String>) {
+        let (mut found, mut readable_again, mut odd) = (Vec::new(), Vec::new(), Vec::new());
+        // Where a source keeps the input, the URI is not enough for it.
+        for retry in retries.into_iter().filter(|retry| retry.input.is_none()) {
+            let uri = retry.uri;
+            let Some(path) = self.listing.path_of(&uri) else {
+                continue;
+            };
+            match self.listing.look(&path) {
+                Observed::There(listed) => {
+                    let own = listed.found.into_iter().find(|found| found.uri == uri);
+                    if own.is_none() && path.is_dir() && listed.unseen.is_empty() {
+                        readable_again.push(uri);
+                    }
+                    found.extend(own);
+                }
+                Observed::Unclear => odd.push((uri, path)),
+                Observed::Nothing if uri.contains('%') => odd.push((uri, path)),
+                Observed::Nothing => found.extend(self.not_there(uri, path)),
+            }
+        }
+        if odd.is_empty() {
+            return (found, readable_again);
+        }
+        let mut all = self.listing.list().found;
+        for (uri, path) in odd {
+            match all.iter().position(|found| found.uri == uri) {
+                Some(place) => found.push(all.swap_remove(place)),
+                None => found.extend(self.not_there(uri, path)),
+            }
+        }
+        (found, readable_again)
+    }
+
+    /// A file that is to be read and is gone; one that the patterns do not
+    /// choose may be another source's.
+    fn not_there(&self, uri: String, path: PathBuf) -> Option<Found> {
+        let file = Err(gone());
+        (!path.exists() && self.listing.concerns(&path)).then_some(Found { uri, path, file })
+    }
+
+    /// Waits for something, unless the run is asked to stop first.
+    pub(super) async fn unless_draining<T>(&self, wait: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.outlet.draining() => None,
+            done = wait => Some(done),
+        }
+    }
+}
