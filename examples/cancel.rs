@@ -83,7 +83,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     tokio::select! {
         _ = pipeline.run(&control) => unreachable!("it has no end"),
-        () = control.started() => {}
+        _ = control.started() => {}
     }
     all_gone(&gone).await;
 

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use pagemill::pipeline::Value;
 use pagemill::{
     BatchPolicy, Field, FieldType, Item, ItemError, Pipeline, Resources, RunControl, batch_map,
     filter, flat_map, from_iter, gather, map, sink_fn, stage,
@@ -64,7 +65,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok(document.with(LONGEST.name, longest))
     });
 
-    let found: Arc<Mutex<BTreeMap<String, String>>> = Arc::default();
+    let found: Arc<Mutex<BTreeMap<String, i64>>> = Arc::default();
     let letters: Arc<Mutex<Vec<String>>> = Arc::default();
     let (rows, told) = (Arc::clone(&found), Arc::clone(&letters));
     let pipeline = Pipeline::builder("longest_words")
@@ -88,8 +89,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             sink_fn(move |batch: Vec<Item>| {
                 let mut rows = rows.lock().expect("no closure panicked");
                 for item in batch {
-                    let value = format!("{:?}", item.get(&LONGEST.name));
-                    rows.insert(item.origin().uri.to_string(), value);
+                    if let Some(Value::Integer(longest)) = item.get(&LONGEST.name) {
+                        rows.insert(item.origin().uri.to_string(), *longest);
+                    }
                 }
                 async { Ok(()) }
             }),
@@ -103,8 +105,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let report = pipeline.run(&RunControl::default()).await?;
 
     let found = found.lock().expect("no closure panicked");
-    assert_eq!(found["mill.txt"], "Some(Integer(5))");
-    assert_eq!(found["bird.txt"], "Some(Integer(10))");
+    assert_eq!((found["mill.txt"], found["bird.txt"]), (5, 10));
     let letters = letters.lock().expect("no closure panicked");
     assert_eq!(*letters, ["cannot read `void.txt`: there is nothing in it"]);
     println!(

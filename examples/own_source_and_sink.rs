@@ -92,7 +92,9 @@ impl Sink for Files {
                     StageError::caused("cannot write a file", "make room on the disk", error)
                 })?;
                 // From here on a rerun with a ledger passes the document over.
-                rows.into_iter().for_each(|row| row.ack.durable());
+                for row in rows {
+                    row.ack.durable();
+                }
             }
             ended.ack.durable();
             Ok(())

@@ -159,7 +159,7 @@ fn an_output_that_cannot_be_written_stops_the_run_and_says_so() {
     mill.add("good.pdf", page_of("good"));
     // A file where a folder should be; permissions do not stop everybody.
     fs::write(mill.path("occupied"), "").unwrap();
-    for path in ["occupied/rows.jsonl", "input"] {
+    for path in ["occupied/rows.jsonl", "occupied"] {
         let set = format!("p.sink.rows.path={path}");
         let output = mill.command(&["run", "--set", &set]);
         assert_eq!(output.status.code(), Some(1), "{path}");

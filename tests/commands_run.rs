@@ -96,7 +96,7 @@ fn without_a_name_the_first_runs_and_a_name_that_is_there_twice_is_refused() {
     assert_eq!(json(&mill.command(&["run", "--json"]))["pipeline"], "p");
     for (arguments, hint) in [
         (&["run", "p", "q", "p"][..], "hint: name it once"),
-        (&["run", "p", "pp"][..], "hint: pipelines: `p`, `q`"),
+        (&["run", "p", "pp"][..], "hint: did you mean `p`?"),
         (&["run", "p", "--all"][..], "cannot be used with"),
     ] {
         let output = mill.command(arguments);

@@ -32,6 +32,7 @@ input = "pages"
 kind = "jsonl"
 input = "chunks"
 path = "rows.jsonl"
+durability = "process"
 "#;
 
 /// A `pagemill run` that goes on until it is told.
@@ -88,7 +89,8 @@ impl Service {
         let deadline = Instant::now() + PATIENCE;
         while !is_so() {
             assert!(Instant::now() < deadline, "{what}: {}", self.said());
-            std::thread::yield_now();
+            // Asks anew; nothing depends on how soon.
+            std::thread::park_timeout(Duration::from_millis(5));
         }
     }
 
@@ -132,13 +134,15 @@ impl Drop for Service {
 }
 
 fn listen(errors: BufReader<ChildStderr>, said: Arc<Mutex<String>>) -> JoinHandle<()> {
-    std::thread::spawn(move || {
+    let note = move || {
         for line in errors.lines().map_while(Result::ok) {
             let mut said = said.lock().unwrap();
             said.push_str(&line);
             said.push('\n');
         }
-    })
+    };
+    let thread = std::thread::Builder::new().name("standard error".into());
+    thread.spawn(note).unwrap()
 }
 
 fn texts(mill: &Mill) -> Vec<String> {

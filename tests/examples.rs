@@ -34,7 +34,10 @@ fn the_example_of_closures_runs() {
 #[test]
 fn the_example_of_own_fields_runs_and_shows_what_is_wrong() {
     let text = run("own_fields");
-    assert!(text.contains("hint: put a stage before it that adds `outline`"), "{text}");
+    assert!(
+        text.contains("hint: put a stage before it that adds `outline`"),
+        "{text}"
+    );
 }
 
 #[test]

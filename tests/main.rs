@@ -13,3 +13,4 @@ mod examples;
 mod kills;
 mod questions;
 mod support;
+mod watching;

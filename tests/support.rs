@@ -109,11 +109,25 @@ impl Mill {
 
     /// The rows that were stored.
     pub fn rows(&self) -> Vec<Value> {
-        let text = std::fs::read_to_string(self.path("rows.jsonl")).unwrap_or_default();
-        text.lines()
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect()
+        part_rows(&self.path("rows.jsonl"))
     }
+}
+
+/// The rows of all part files of a folder, in order.
+pub fn part_rows(folder: &Path) -> Vec<Value> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut parts: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    parts.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    parts.sort();
+    // A run that goes on may take an old part away at any moment.
+    let texts = parts.iter().filter_map(|part| std::fs::read_to_string(part).ok());
+    let rows = |text: String| -> Vec<Value> {
+        let lines = text.lines();
+        lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    texts.flat_map(rows).collect()
 }
 
 /// A PDF of these objects (numbered from 1; the first is the catalog), with a

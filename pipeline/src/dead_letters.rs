@@ -146,6 +146,30 @@ impl DeadLetters {
         error: &ItemError,
         document: Option<&Document>,
     ) -> Result<(), StageError> {
+        let input = document.and_then(|document| document.arrival().input.as_deref());
+        self.write_with(node, origin, key, error, document, input)
+    }
+
+    /// The same for a document that was not read, with what it can be made from.
+    pub(crate) fn write_unread(
+        &self,
+        node: &str,
+        origin: &Origin,
+        error: &ItemError,
+        input: Option<&str>,
+    ) -> Result<(), StageError> {
+        self.write_with(node, origin, Key::document(origin.id), error, None, input)
+    }
+
+    fn write_with(
+        &self,
+        node: &str,
+        origin: &Origin,
+        key: Key,
+        error: &ItemError,
+        document: Option<&Document>,
+        input: Option<&str>,
+    ) -> Result<(), StageError> {
         if self.folder.is_none() && self.told.is_none() {
             return Ok(());
         }
@@ -160,7 +184,7 @@ impl DeadLetters {
                 || node.to_owned(),
                 |document| document.arrival().source.to_string(),
             ),
-            input: document.and_then(|document| Some(document.arrival().input.as_ref()?.to_string())),
+            input: input.map(str::to_owned),
             document_id: key.document.to_string(),
             content_hash: document.map(|_| origin.content_hash.to_string()),
             page: key.page,

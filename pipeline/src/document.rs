@@ -86,7 +86,8 @@ pub struct Document {
     n_dead: AtomicU64,
     failed: AtomicBool,
     /// Whether no page of the document can be taken for done before the whole of
-    /// it is: items of one page were made by two nodes, or a page broke off.
+    /// it is: items of one page were made by two nodes, a page broke off, or a
+    /// sink has stored items of a page without staging them.
     has_loose_pages: AtomicBool,
     /// What was set aside, and by which node.
     dead: Mutex<HashMap<Key, BTreeSet<Arc<str>>>>,
@@ -256,9 +257,13 @@ impl Document {
     fn moved(self: &Arc<Self>, amount: u64) {
         let after = self.moving.fetch_sub(amount, Ordering::SeqCst) - amount;
         if after == 0 {
-            self.tracker.observe(Event::Ended(self));
-            // The one that stood for the end itself.
-            self.acked();
+            let end = Ack {
+                document: Arc::clone(self),
+                unit: None,
+                sink: None,
+                is_durable: true,
+            };
+            self.tracker.observe(Event::Ended(self, end));
         } else if after < IN_FLIGHT && amount >= IN_FLIGHT - HELD {
             self.tracker.observe(Event::Stalled(self));
         }
@@ -288,8 +293,12 @@ impl Document {
 pub(crate) enum Event<'a> {
     /// All that moves is held by nodes that gather.
     Stalled(&'a Arc<Document>),
-    /// All its items are in their sinks or set aside.
-    Ended(&'a Arc<Document>),
+    /// All its items are in their sinks or set aside. The ack stands for this
+    /// event: it is dropped when there is one for each sink, and before the
+    /// sinks are told. So a document is settled within the call of the sink
+    /// that makes it durable, and the ledger hears of it no later than of the
+    /// sink's mark.
+    Ended(&'a Arc<Document>, Ack),
     /// All of them are durable, or set aside, or lost.
     Settled(&'a Arc<Document>),
 }
@@ -334,7 +343,7 @@ impl Shared {
     }
 
     fn observe(&self, event: Event<'_>) {
-        let has_ended = matches!(event, Event::Ended(_));
+        let has_ended = matches!(event, Event::Ended(..));
         let settled = match &event {
             Event::Settled(document) => Some(Arc::clone(document)),
             _ => None,
@@ -692,6 +701,12 @@ impl Ack {
 impl Drop for Ack {
     fn drop(&mut self) {
         if self.is_durable {
+            // Not staged but stored for good: a later run would not find it
+            // among the rows to take over, and replace it by what comes then.
+            if self.unit.is_some() {
+                let has_loose_pages = &self.document.has_loose_pages;
+                has_loose_pages.store(true, Ordering::SeqCst);
+            }
             self.staged();
             if let Some(sink) = self.sink {
                 let rows = &self.document.rows;
@@ -722,7 +737,7 @@ mod tests {
         tracker.observe(move |event| {
             seen.lock().expect("no thread panicked").push(match event {
                 Event::Stalled(_) => "stalled",
-                Event::Ended(_) => "ended",
+                Event::Ended(..) => "ended",
                 Event::Settled(document) if document.has_failed() => "failed",
                 Event::Settled(_) => "done",
             });

@@ -341,7 +341,9 @@ mod tests {
     fn a_join_lets_an_item_go_when_each_input_has_sent_its_key() {
         let (tracker, gather) = (Tracker::default(), join(Unmatched::default()));
         let root = document(&tracker);
-        let left = page(&tracker, &root, 1).with("text", "old").with("a", 1_u32);
+        let left = page(&tracker, &root, 1)
+            .with("text", "old")
+            .with("a", 1_u32);
         assert!(gather.accept(0, left).is_none());
         assert!(gather.accept(1, page(&tracker, &root, 2)).is_none());
         let right = page(&tracker, &root, 1).with("text", "new");

@@ -242,6 +242,19 @@ impl SourceOutlet {
     /// # Errors
     /// When the dead letter cannot be written.
     pub fn dead_letter(&self, uri: &str, error: &ItemError) -> Result<(), StageError> {
+        self.dead_letter_from(uri, error, None)
+    }
+
+    /// The same, with what the document can be made from again.
+    ///
+    /// # Errors
+    /// As [`SourceOutlet::dead_letter`].
+    pub fn dead_letter_from(
+        &self,
+        uri: &str,
+        error: &ItemError,
+        input: Option<&str>,
+    ) -> Result<(), StageError> {
         let origin = Origin::new(uri, "", &[]);
         if !self.wants(origin.id) {
             return Ok(());
@@ -249,7 +262,7 @@ impl SourceOutlet {
         let letters = &self.shared.dead_letters;
         letters.forget(&origin.id.to_string(), None)?;
         let key = Key::document(origin.id);
-        letters.write(&self.node, &origin, key, error, None)?;
+        letters.write_unread(&self.node, &origin, error, input)?;
         tracing::warn!(
             node = &*self.node,
             hint = error.hint.as_deref(),
@@ -271,6 +284,12 @@ impl SourceOutlet {
     /// Counts a document that need not be read again.
     pub fn skip(&self) {
         add_one(&self.shared.metrics.documents_skipped);
+    }
+
+    /// Counts time in which the source had nothing to do but wait for what may come.
+    pub fn starved(&self, time: Duration) {
+        self.metrics.spend(Spent::Starved, time);
+        self.lane.wait("starved", time);
     }
 
     /// Whether the source is asked to stop: send no more and return.

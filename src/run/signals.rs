@@ -5,6 +5,10 @@ use std::io::{self, IsTerminal as _};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// What a process gets that writes beyond its limit on the size of files, on
+/// Linux and macOS.
+const SIGXFSZ: i32 = 25;
+
 /// Something that is asked of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asked {
@@ -19,6 +23,9 @@ pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
+    /// Listened to so that it does not end the program: a file that may not
+    /// grow is then an error like a full disk.
+    _file_too_large: Signal,
     /// Whether somebody sat before it when it began.
     has_terminal: bool,
 }
@@ -30,6 +37,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
+            _file_too_large: signal(SignalKind::from_raw(SIGXFSZ))?,
             has_terminal: io::stdin().is_terminal(),
         })
     }

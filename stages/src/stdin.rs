@@ -6,7 +6,7 @@ mod records;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -183,18 +183,22 @@ impl Stdin {
         let outcomes = lines.map(|line| Arc::clone(&feed).read(line, outlet.clone()));
         let mut outcomes = outcomes.buffered(READ_AHEAD);
         loop {
+            let since = Instant::now();
             let outcome = tokio::select! {
                 biased;
                 () = outlet.draining() => return Ok(()),
                 outcome = outcomes.next() => outcome,
             };
+            outlet.starved(since.elapsed());
             match outcome.transpose()? {
                 None => return Ok(()),
                 Some(Outcome::Done) => {}
                 Some(Outcome::Read(item, provenance)) => {
                     outlet.send_from(item, provenance).await?;
                 }
-                Some(Outcome::Bad(uri, error)) => outlet.dead_letter(&uri, &error)?,
+                Some(Outcome::Bad(uri, error, input)) => {
+                    outlet.dead_letter_from(&uri, &error, input.as_deref())?;
+                }
             }
         }
     }
@@ -211,7 +215,8 @@ enum Outcome {
     /// What it names is stored already.
     Done,
     Read(Item, Provenance),
-    Bad(String, ItemError),
+    /// Its URI, what is wrong, and the line if it is kept.
+    Bad(String, ItemError, Option<String>),
 }
 
 impl Feed {
@@ -247,12 +252,16 @@ impl Feed {
     ) -> Result<Outcome, StageError> {
         let Line { uri, line } = line?;
         outlet.expect(1);
-        let parsed = line.and_then(|line| Ok((self.records.parse(&line)?, line)));
-        let (record, line) = match parsed {
-            Ok(parsed) => parsed,
-            Err(error) => return Ok(Outcome::Bad(uri, error)),
+        let line = match line {
+            Ok(line) => line,
+            Err(error) => return Ok(Outcome::Bad(uri, error, None)),
         };
+        let parsed = self.records.parse(&line);
         let input = (line.len() <= MAX_KEPT_BYTES).then_some(line);
+        let record = match parsed {
+            Ok(record) => record,
+            Err(error) => return Ok(Outcome::Bad(uri, error, input)),
+        };
         let Record {
             uri,
             content,
@@ -294,7 +303,7 @@ impl Feed {
                 }
                 Outcome::Read(item, Provenance { state, input })
             }
-            Err(error) => Outcome::Bad(uri, error),
+            Err(error) => Outcome::Bad(uri, error, input),
         })
     }
 }

@@ -135,12 +135,13 @@ where
 /// A stage that makes one item of all those of a document, which come in order
 /// of their keys and are held in memory until the last has come. Begin with
 /// `Item::new(Arc::clone(items[0].origin()))` for an item of the whole document.
-/// An error sets all of them aside.
+/// An error sets the whole of them aside, with one dead letter.
 pub fn gather<F>(make: F) -> StageFn
 where
     F: Fn(Vec<Item>) -> Result<Item, ItemError> + Send + Sync + 'static,
 {
-    StageFn::of("gather", Fields::takes_all().many_to_one(), of_many(make))
+    let fields = Fields::takes_all().many_to_one();
+    StageFn::of("gather", fields, of_many(make, |whole, _| whole))
 }
 
 /// The same with all items of each page.
@@ -149,7 +150,11 @@ where
     F: Fn(Vec<Item>) -> Result<Item, ItemError> + Send + Sync + 'static,
 {
     let fields = Fields::takes_all().many_to_one_page();
-    StageFn::of("gather_pages", fields, of_many(make))
+    let place = |whole: Item, page: Option<u32>| match page {
+        Some(page) => whole.with_page(page),
+        None => whole,
+    };
+    StageFn::of("gather_pages", fields, of_many(make, place))
 }
 
 /// A stage of your own, without settings in TOML: `make` is called once for
@@ -162,12 +167,24 @@ where
     StageFn::made_by("own", fields, move || Box::new(make()))
 }
 
+/// Makes one item of a group; `place` gives what stands for a group that could
+/// not be made its page.
 fn of_many(
     make: impl Fn(Vec<Item>) -> Result<Item, ItemError>,
+    place: impl Fn(Item, Option<u32>) -> Item,
 ) -> impl Fn(Vec<Item>, &mut Outlet<'_>) -> Result<(), StageError> {
-    move |batch, outlet| match make(batch.clone()) {
-        Ok(item) => outlet.send(item),
-        Err(error) => set_all_aside(batch, &error, outlet),
+    move |group, outlet| {
+        let Some(first) = group.first() else {
+            return Ok(());
+        };
+        let mut whole = Item::new(Arc::clone(first.origin()));
+        whole.token.clone_from(&first.token);
+        let whole = place(whole, first.key().page);
+        match make(group) {
+            Ok(item) => outlet.send(item)?,
+            Err(error) => outlet.dead_letter(whole, error),
+        }
+        Ok(())
     }
 }
 
@@ -370,17 +387,16 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_a_batch_sets_all_of_it_aside() {
-        let refuse = || |_: Vec<Item>| Err(ItemError::new("embed", "the model is gone"));
-        for out in [
-            run(&batch_map(refuse()), &["one", "two"]),
-            run(
-                &gather(|_| Err(ItemError::new("add", "no"))),
-                &["one", "two"],
-            ),
-        ] {
-            assert_eq!((out.sent.len(), out.dead.len()), (0, 2));
-        }
+    fn an_error_of_a_batch_sets_all_of_it_aside_and_one_of_a_group_the_whole() {
+        let refuse = |_: Vec<Item>| Err(ItemError::new("embed", "the model is gone"));
+        let out = run(&batch_map(refuse), &["one", "two"]);
+        assert_eq!((out.sent.len(), out.dead.len()), (0, 2));
+        let add = |_: Vec<Item>| Err(ItemError::new("add", "no"));
+        let out = run(&gather(add), &["one", "two"]);
+        assert_eq!(out.dead[0].1, "cannot add `a.txt`: no");
+        assert_eq!(out.dead.len(), 1);
+        let out = run(&gather_pages(add), &["one"]);
+        assert_eq!(out.dead[0].1, "cannot add `a.txt#1`: no");
     }
 
     #[test]

@@ -124,7 +124,6 @@ impl<T> Once<T> {
 pub struct SourceFn {
     kind: &'static str,
     fields: Fields,
-    is_continuous: bool,
     source: Once<Box<dyn Source>>,
 }
 
@@ -139,7 +138,6 @@ impl SourceFn {
         Self {
             kind,
             fields: Fields::default(),
-            is_continuous: false,
             source: Once::new(Box::new(source)),
         }
     }
@@ -147,12 +145,6 @@ impl SourceFn {
     /// Its items have these fields. Others do not travel on.
     pub fn provides(mut self, fields: impl IntoIterator<Item = Field>) -> Self {
         self.fields = self.fields.adds(fields);
-        self
-    }
-
-    /// It goes on until it is asked to stop.
-    pub fn continuous(mut self) -> Self {
-        self.is_continuous = true;
         self
     }
 }
@@ -165,7 +157,7 @@ impl AnySource for SourceFn {
         self.fields.clone()
     }
     fn is_continuous(&self) -> bool {
-        self.is_continuous
+        false // Nobody asks: a stream ends when it ends.
     }
     fn build(&self, _: &Resources) -> Result<Box<dyn Source>, FieldError> {
         self.source.take("source")

@@ -400,6 +400,35 @@ fn the_fingerprint_tells_settings_and_versions_apart() {
 }
 
 #[test]
+fn a_group_that_fails_is_tried_again_as_a_whole() {
+    let (stored, attempts) = (Seen::default(), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&attempts);
+    let split = flat_map(|item: Item| {
+        let parts = 1..=3;
+        Ok(parts.map(move |part| item.clone().with_part(part)))
+    });
+    let add = gather(move |items| {
+        assert_eq!(items.len(), 3);
+        if items[0].text() == Some("1") || counted.fetch_add(1, Ordering::Relaxed) == 0 {
+            return Err(ItemError::new("add", "the line is down"));
+        }
+        Ok(Item::new(Arc::clone(items[0].origin())))
+    });
+    let retry = OnError::Retry(Retry {
+        attempts: 2,
+        base_ms: 1,
+    });
+    let builder = Pipeline::builder("p")
+        .source("a", texts(3))
+        .stage("split", split)
+        .node(stage("add", add).input("split").on_error(retry))
+        .sink("c", remember(&stored));
+    let report = run(build(builder)).expect("it goes on");
+    assert_eq!(seen(&stored), ["0.txt {}", "2.txt {}"]);
+    assert_eq!(report.totals.dead_letters, 1);
+}
+
+#[test]
 fn all_items_of_a_document_or_a_page_are_gathered() {
     let split = || {
         flat_map(|item: Item| {

@@ -3,8 +3,8 @@
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::node::{Input, take, typed};
 use super::Diagnostic;
+use super::node::{Input, take, typed};
 use crate::gather::Unmatched;
 use crate::metrics::Role;
 
@@ -58,12 +58,20 @@ impl Flow {
         let Some(when) = &self.when else { return };
         if role == Role::Source {
             let hint = "put `when` on the nodes that take from it";
-            report(when.span(), "a source takes nothing that could be routed", hint);
+            report(
+                when.span(),
+                "a source takes nothing that could be routed",
+                hint,
+            );
         } else if self.is_join {
             let hint = "route the items before or after the join";
             report(when.span(), "a `join` takes whatever its inputs send", hint);
         } else if inputs.is_empty() {
-            report(when.span(), "`when` routes what `input` sends", "add `input`");
+            report(
+                when.span(),
+                "`when` routes what `input` sends",
+                "add `input`",
+            );
         }
     }
 

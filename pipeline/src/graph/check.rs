@@ -200,10 +200,13 @@ fn assemble(draft: PipelineDraft, links: &Links, order: &[usize]) -> Assembled {
             kind: node.kind,
             inputs: links[*index].iter().map(|input| place_of[*input]).collect(),
             routes: vec![Route::Always; links[*index].len()],
-            join: node
-                .flow
-                .is_join
-                .then(|| node.flow.unmatched.as_ref().map(|u| *u.get_ref()).unwrap_or_default()),
+            join: node.flow.is_join.then(|| {
+                node.flow
+                    .unmatched
+                    .as_ref()
+                    .map(|u| *u.get_ref())
+                    .unwrap_or_default()
+            }),
             on_error: node.on_error,
             flow: node.flow.canonical(),
             workers: node.workers,
@@ -253,7 +256,10 @@ fn check_fields(assembled: &mut Assembled, diagnostics: &mut Vec<Diagnostic>) {
                 others.any(|other| other.output.get(field).is_some())
             };
             for wanted in &node.fields.reads {
-                if node.join.is_some() && from.output.get(&wanted.name).is_none() && others(&wanted.name) {
+                if node.join.is_some()
+                    && from.output.get(&wanted.name).is_none()
+                    && others(&wanted.name)
+                {
                     continue; // Another part of the joined item brings it.
                 }
                 let problem = match from.output.get(&wanted.name) {

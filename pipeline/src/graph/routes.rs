@@ -76,7 +76,11 @@ fn name_others(assembled: &mut Assembled, diagnostics: &mut Vec<Diagnostic>) -> 
                 continue;
             };
             if matches!(node.routes[number], Route::When(_)) || node.join.is_some() {
-                let what = if node.join.is_some() { "joins" } else { "has a `when` of its own" };
+                let what = if node.join.is_some() {
+                    "joins"
+                } else {
+                    "has a `when` of its own"
+                };
                 let message = format!("`{}` {what}", otherwise.get_ref());
                 let drop = assembled.wiring.drop_the_rest();
                 let hint = format!("name a node that takes what is left, or write {drop}");
@@ -115,7 +119,9 @@ fn check_ways(assembled: &Assembled, named: &Named, diagnostics: &mut Vec<Diagno
                 .map(move |(_, route)| (taker, route))
         });
         let takers: Vec<(usize, &Route)> = takers.collect();
-        let takes_all = takers.iter().any(|(_, route)| !matches!(route, Route::When(_)));
+        let takes_all = takers
+            .iter()
+            .any(|(_, route)| !matches!(route, Route::When(_)));
         let choosy = takers
             .iter()
             .find(|(_, route)| matches!(route, Route::When(_)));
@@ -126,7 +132,10 @@ fn check_ways(assembled: &Assembled, named: &Named, diagnostics: &mut Vec<Diagno
         let Some(when) = &assembled.flows[*taker].when else {
             continue;
         };
-        let message = format!("what `when` does not take from `{}` goes nowhere", node.name);
+        let message = format!(
+            "what `when` does not take from `{}` goes nowhere",
+            node.name
+        );
         let (drop, name) = (
             assembled.wiring.drop_the_rest(),
             assembled.wiring.name_the_rest(),

@@ -344,8 +344,8 @@ fn id_of(bytes: &[u8]) -> Option<DocumentId> {
 
 fn cannot(path: &Path, error: rusqlite::Error) -> StageError {
     let hint = match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => {
-            "the disk is full: make room, then run again; what was stored stays"
+        Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => {
+            "if the disk is full, make room; then run again: what was stored stays"
         }
         _ => {
             "make the folder writable, or name another one with `ledger` in the pipeline's table"

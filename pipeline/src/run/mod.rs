@@ -7,7 +7,15 @@ mod start;
 mod worker;
 
 #[cfg(test)]
+mod fates;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod random_graphs;
+#[cfg(test)]
+mod resuming;
+#[cfg(test)]
+mod test_kinds;
 #[cfg(test)]
 mod tests;
 

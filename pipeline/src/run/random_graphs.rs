@@ -10,22 +10,20 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::panic::resume_unwind;
 use std::path::Path;
-use std::sync::{Arc, LazyLock, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, Strategy, any};
-use tokio::runtime::Runtime;
 
 use self::kinds::World;
 use self::model::{Document, Expected, expect};
 use self::shape::{Raw, Shape};
+use super::test_kinds::RUNTIME;
 use crate::{ConfigFile, Ledger, Report, Resources, RunControl};
 
 /// A run that takes longer hangs: they take some milliseconds.
 const WATCHDOG: Duration = Duration::from_secs(30);
-
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("threads"));
 
 /// What a run came to, in the words of the model.
 struct Ran {
@@ -37,7 +35,9 @@ struct Ran {
 fn run(toml: &dyn Fn(&str) -> String) -> (Ran, ConfigFile) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let toml = toml(&folder.path().display().to_string());
-    let file = ConfigFile::parse(Path::new("p.toml"), &toml, &[], &kinds::registry(), &|_| None);
+    let file = ConfigFile::parse(Path::new("p.toml"), &toml, &[], &kinds::registry(), &|_| {
+        None
+    });
     let file = file.unwrap_or_else(|error| panic!("{toml}\n{error}"));
     let (resources, world) = (Resources::default(), Arc::<World>::default());
     resources.insert("", Arc::clone(&world));
@@ -50,7 +50,10 @@ fn run(toml: &dyn Fn(&str) -> String) -> (Ran, ConfigFile) {
     });
     let report = ended.unwrap_or_else(|error| panic!("{toml}\n{error}"));
     assert_eq!(world.problems(), [""; 0], "{toml}");
-    let watched = control.watched.lock().unwrap_or_else(PoisonError::into_inner);
+    let watched = control
+        .watched
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     let tracker = &watched.as_ref().expect("it has run").shared.tracker;
     assert_eq!((tracker.n_alive(), tracker.n_moving()), (0, 0), "{toml}");
     for node in &report.totals.nodes {
@@ -73,7 +76,9 @@ fn found(world: &World, report: &Report, folder: &Path) -> Expected {
         let (page, part) = (place(letter.page, '#'), place(letter.part, '.'));
         format!("{}{page}{part}", letter.document)
     };
-    let dead = letters.iter().map(|letter| (letter.node.clone(), label(letter)));
+    let dead = letters
+        .iter()
+        .map(|letter| (letter.node.clone(), label(letter)));
     let mut dead: Vec<(String, String)> = dead.collect();
     dead.sort();
     let nodes = report.totals.nodes.iter();
@@ -138,7 +143,13 @@ fn check(shape: &Shape) {
     }
     for node in &ran.report.totals.nodes {
         let expected = n_dead.get(&*node.name).copied().unwrap_or(0);
-        assert_eq!(node.dead_letters, expected, "`{}`\n{}", node.name, shape.toml("."));
+        assert_eq!(
+            node.dead_letters,
+            expected,
+            "`{}`\n{}",
+            node.name,
+            shape.toml(".")
+        );
     }
     // Two items of one key share their letter.
     expected.dead.dedup();

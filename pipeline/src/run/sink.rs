@@ -56,6 +56,18 @@ enum Received {
     Closed,
 }
 
+/// Turns a panic of a sink into an error.
+pub(super) async fn without_panic<T>(
+    work: impl Future<Output = Result<T, StageError>>,
+) -> Result<T, StageError> {
+    let ended = AssertUnwindSafe(work).catch_unwind().await;
+    ended.unwrap_or_else(|panic| {
+        let problem = format_args!("it panicked: {}", panic_message(panic.as_ref()));
+        let hint = "this is a bug in the sink: please report it";
+        Err(StageError::fatal(problem, hint))
+    })
+}
+
 impl SinkRunner {
     /// Opens the sink, before any source starts.
     pub(super) async fn open(&mut self) -> Result<(), StageError> {
@@ -80,20 +92,10 @@ impl SinkRunner {
     pub(super) async fn run(mut self) {
         // The run is told of a panic before the queue is dropped: what waits in
         // it would otherwise pass for set aside.
-        let ended = AssertUnwindSafe(self.serve()).catch_unwind().await;
-        let ended = match ended {
-            Ok(ended) => ended,
-            Err(panic) => {
-                let problem = format_args!("it panicked: {}", panic_message(panic.as_ref()));
-                let hint = "this is a bug in the sink: please report it";
-                self.shared
-                    .fail(&self.node, StageError::fatal(problem, hint));
-                return;
-            }
-        };
-        self.shared.progress.set_mark(self.place, self.sink.mark());
-        if let Err(error) = ended {
-            self.shared.fail(&self.node, error);
+        match without_panic(self.serve()).await {
+            Ok(()) => self.shared.progress.set_mark(self.place, self.sink.mark()),
+            // It may have stored what it has not acked: the next run is to look.
+            Err(error) => self.shared.fail(&self.node, error),
         }
     }
 

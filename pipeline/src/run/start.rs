@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::control::{CancelOnDrop, WatchedNode};
+use super::sink::without_panic;
 use super::{Shared, sink, worker};
 use crate::document::Event;
 use crate::edge::{Budget, EdgeSender, Inbox, Mailbox, Message, inbox};
@@ -257,7 +258,7 @@ async fn open_sinks(
             let mark = progress.mark(runner.place)?;
             runner.inventory(mark.as_deref()).await
         };
-        inventories.push(opened.await.map_err(|error| (node, error))?);
+        inventories.push(without_panic(opened).await.map_err(|error| (node, error))?);
     }
     let ledger: Arc<str> = "ledger".into();
     let of_ledger = |error| (Arc::clone(&ledger), error);
@@ -269,7 +270,7 @@ async fn open_sinks(
         }
         let documents: Vec<DocumentId> = rows.iter().map(|rows| rows.document).collect();
         let node = Arc::clone(&runner.node);
-        let is_whole = runner.sink.adopt(rows).await;
+        let is_whole = without_panic(runner.sink.adopt(rows)).await;
         let is_whole = is_whole.map_err(|error| (node, error))?;
         let lost = documents.into_iter().zip(is_whole);
         let lost: Vec<DocumentId> = lost.filter(|(_, whole)| !whole).map(|(id, _)| id).collect();
@@ -293,19 +294,16 @@ async fn join(
     }
 }
 
-async fn run_source(
-    source: Box<dyn Source>,
-    outlet: SourceOutlet,
-    shared: Arc<Shared>,
-) {
+async fn run_source(source: Box<dyn Source>, outlet: SourceOutlet, shared: Arc<Shared>) {
     let (node, metrics) = (Arc::clone(&outlet.node), Arc::clone(&outlet.metrics));
     let started = Instant::now();
     let ended = tokio::select! {
         ended = source.run(outlet) => ended,
         () = shared.stop.cancelled() => Err(StageError::Cancelled),
     };
-    let blocked = Duration::from_secs_f64(metrics.seconds(Spent::Blocked));
-    metrics.spend(Spent::Busy, started.elapsed().saturating_sub(blocked));
+    let waited = metrics.seconds(Spent::Blocked) + metrics.seconds(Spent::Starved);
+    let waited = Duration::from_secs_f64(waited);
+    metrics.spend(Spent::Busy, started.elapsed().saturating_sub(waited));
     if let Err(error) = ended {
         shared.fail(&node, error);
     }
@@ -326,20 +324,23 @@ fn watch_documents(shared: &Arc<Shared>, sinks: Vec<Mailbox>) {
                     gather.stall(document);
                 }
             }
-            Event::Ended(document) => {
+            Event::Ended(document, end) => {
                 if shared.stop.is_cancelled() {
                     document.fail(); // What it lacks was dropped on its way.
                 }
-                for sink in shared
-                    .sinks
-                    .read()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .iter()
-                {
-                    sink.put(Message::Ended(Ended {
+                let sinks = shared.sinks.read();
+                let sinks = sinks.unwrap_or_else(PoisonError::into_inner);
+                let told = sinks.iter().map(|sink| {
+                    let ended = Ended {
                         document: Arc::clone(document),
                         ack: document.end_ack(),
-                    }));
+                    };
+                    (sink, ended)
+                });
+                let told: Vec<(&Mailbox, Ended)> = told.collect();
+                drop(end);
+                for (sink, ended) in told {
+                    sink.put(Message::Ended(ended));
                 }
             }
             Event::Settled(document) => {

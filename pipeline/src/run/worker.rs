@@ -182,7 +182,10 @@ impl Running {
             }
             NodeMetrics::count(&self.metrics.retries, 1);
             if let Err(error) = &ended {
-                tracing::warn!(node = &*self.port.node, "{error}; trying again in {wait:.1?}");
+                tracing::warn!(
+                    node = &*self.port.node,
+                    "{error}; trying again in {wait:.1?}"
+                );
             }
             self.port.shared.stop.sleep(wait)?;
             self.port.begin_again();

@@ -17,8 +17,10 @@ pub(super) struct Rows {
     pub(super) staged: Vec<Fragment>,
     /// The same, but unknown to the ledger.
     pub(super) spilled: Vec<Fragment>,
-    /// Of what is written, and of the document's end.
-    pub(super) acks: Vec<Ack>,
+    /// Of what is written.
+    acks: Vec<Ack>,
+    /// Of the document's end.
+    pub(super) end: Option<Ack>,
 }
 
 impl Rows {
@@ -30,6 +32,7 @@ impl Rows {
             staged: Vec::new(),
             spilled: Vec::new(),
             acks: Vec::new(),
+            end: None,
         }
     }
 
@@ -130,7 +133,7 @@ impl Ready {
     pub(super) fn durable(self) {
         for rows in self.documents {
             let waiting = rows.waiting.into_iter().map(|delivery| delivery.ack);
-            for ack in waiting.chain(rows.acks) {
+            for ack in waiting.chain(rows.acks).chain(rows.end) {
                 ack.durable();
             }
         }

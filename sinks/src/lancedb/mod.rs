@@ -294,7 +294,7 @@ impl LanceDb {
             Some(fragments) => self.opened().table.discard(&fragments).await,
             None => {}
         }
-        rows.acks.push(ack);
+        rows.end = Some(ack);
         if self.ready.ids().any(|waiting| waiting == id) {
             // The same document again: one commit replaces a document once.
             self.commit().await?;

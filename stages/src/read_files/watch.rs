@@ -72,6 +72,7 @@ impl Watch {
                 jobs.push(self.start(job));
             }
             let wake_at = tokio::time::Instant::from_std(plan.wake_at());
+            let is_idle = jobs.is_empty() && !is_scanning;
             tokio::select! {
                 biased;
                 () = self.pass.outlet.draining() => break,
@@ -86,6 +87,9 @@ impl Watch {
                 }
                 () = self.notices.came() => {}
                 () = tokio::time::sleep_until(wake_at), if !is_scanning => {}
+            }
+            if is_idle {
+                self.pass.outlet.starved(now.elapsed());
             }
         }
         // A document that is half sent must not look like one that has ended.

@@ -112,7 +112,10 @@ fn what_a_branch_filters_away_is_unmatched() {
                 ("p", "input = 's'; pages = 3"),
                 ("a", "input = 'p'; drops = 2"),
                 ("b", "input = 'p'"),
-                ("j", &format!("join = ['a', 'b']\nunmatched = '{unmatched}'")),
+                (
+                    "j",
+                    &format!("join = ['a', 'b']\nunmatched = '{unmatched}'"),
+                ),
                 ("k", "input = 'j'"),
             ],
             row,
@@ -177,7 +180,7 @@ fn a_branch_that_splits_pages_and_gathers_them_again_joins_the_other() {
             ("j", "join = ['g', 'b']"),
             ("k", "input = 'j'"),
         ],
-        &["#1 bgjp", "#2 bgjp"],
+        &["#1 abgjp", "#2 abgjp"],
         &[],
     );
 }
@@ -205,7 +208,10 @@ fn what_two_branches_send_under_one_key_is_told_apart_when_one_of_it_panics() {
             ("p", "input = 's'; pages = 2"),
             ("a", "input = 'p'"),
             ("b", "input = 'p'"),
-            ("u", "input = ['a', 'b']\nbatch = { max_items = 8, max_wait_ms = 20 }; panics = 'a'"),
+            (
+                "u",
+                "input = ['a', 'b']\nbatch = { max_items = 8, max_wait_ms = 20 }; panics = 'a'",
+            ),
             ("k", "input = 'u'"),
         ],
         &["#1 bpu", "#2 bpu"],

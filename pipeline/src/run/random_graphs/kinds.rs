@@ -11,8 +11,8 @@ use serde::Deserialize;
 use super::shape::{Does, Facts, changed, is_struck, n_parts};
 use crate::{
     Delivery, Ended, Field, FieldError, FieldType, Fields, Item, ItemError, Key, Outlet, Registry,
-    Resources, Sink, SinkConfig, SinkInput, Source, SourceConfig, SourceOutlet, Stage,
-    StageConfig, StageError, Value,
+    Resources, Sink, SinkConfig, SinkInput, Source, SourceConfig, SourceOutlet, Stage, StageConfig,
+    StageError, Value,
 };
 
 const V: Field = Field::new("v", FieldType::Integer);
@@ -105,7 +105,11 @@ struct TextsConfig {
 /// The document that stands `number`-th: its URI, its text, its value.
 pub(super) fn text(prefix: &str, number: u32) -> (String, String, i64) {
     let text = "word ".repeat(number as usize % 4);
-    (format!("{prefix}-{number}"), text, changed(number.into(), 3))
+    (
+        format!("{prefix}-{number}"),
+        text,
+        changed(number.into(), 3),
+    )
 }
 
 impl SourceConfig for TextsConfig {
@@ -227,10 +231,10 @@ impl Work {
                 outlet.dead_letter(item, Self::odd());
                 return Ok(());
             }
-            Does::Breaking if self.is_struck(&item, 3) => {
-                if world.is_first_attempt(&self.tag, &item) {
-                    return Err(StageError::fatal("it broke", "try again"));
-                }
+            Does::Breaking
+                if self.is_struck(&item, 3) && world.is_first_attempt(&self.tag, &item) =>
+            {
+                return Err(StageError::fatal("it broke", "try again"));
             }
             Does::Late => {
                 self.held.push(item);
@@ -367,7 +371,9 @@ struct Keep {
 impl Keep {
     fn is_over(&self, uri: &str) -> bool {
         let ended = lock(&self.world.ended);
-        ended.iter().any(|(sink, known)| *sink == self.name && known == uri)
+        ended
+            .iter()
+            .any(|(sink, known)| *sink == self.name && known == uri)
     }
 
     fn release(&mut self) {
@@ -404,7 +410,11 @@ impl Sink for Keep {
                 }
                 let fields = item.fields();
                 let fields = fields.map(|(name, value)| (name.to_owned(), shown(value)));
-                let row = (self.name.clone(), item.label().to_string(), fields.collect());
+                let row = (
+                    self.name.clone(),
+                    item.label().to_string(),
+                    fields.collect(),
+                );
                 lock(&self.world.rows).push(row);
                 if self.acks == Acks::Now {
                     delivery.ack.durable();

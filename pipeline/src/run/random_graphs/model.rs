@@ -84,7 +84,7 @@ pub(super) fn expect(shape: &Shape, order: &[String]) -> Expected {
                 },
                 expected: &mut expected,
             };
-            model.send(place, item);
+            model.send(place, &item);
             model.run(order);
             let document = Document {
                 uri: model.uri,
@@ -225,7 +225,7 @@ impl Model<'_> {
         if does == Does::GatherPanic && is_struck(salt, &whole.facts(&self.uri), 3) {
             self.set_aside(place, whole.place);
         } else {
-            self.send(place, self.change(place, whole, 0));
+            self.send(place, &self.change(place, whole, 0));
         }
     }
 
@@ -264,14 +264,14 @@ impl Model<'_> {
             Does::SetAside if is_struck(3) => self.set_aside(place, item.place),
             Does::PanicBefore if is_struck(4) => self.set_aside(place, item.place),
             Does::Flaky if is_struck(8) => self.set_aside(place, item.place),
-            _ => self.send(place, self.change(place, item, 0)),
+            _ => self.send(place, &self.change(place, item, 0)),
         }
     }
 
     fn split(&mut self, place: usize, item: &Item) {
         let (does, salt) = self.stage(place);
         if item.place.1.is_some() {
-            self.send(place, self.change(place, item.clone(), 0));
+            self.send(place, &self.change(place, item.clone(), 0));
             return;
         }
         let panics = does == Does::SplitPanic && is_struck(salt, &item.facts(&self.uri), 4);
@@ -286,7 +286,7 @@ impl Model<'_> {
                 self.set_aside(place, part.place);
                 continue;
             }
-            self.send(place, part);
+            self.send(place, &part);
             if panics {
                 self.set_aside(place, item.place);
                 return;
@@ -294,7 +294,7 @@ impl Model<'_> {
         }
     }
 
-    fn send(&mut self, place: usize, item: Item) {
+    fn send(&mut self, place: usize, item: &Item) {
         let facts = item.facts(&self.uri);
         let text = item.text.clone().unwrap_or_default();
         let (mut takers, mut others, mut is_chosen) = (Vec::new(), Vec::new(), false);
@@ -325,7 +325,9 @@ impl Model<'_> {
             let name = self.node(place).name.clone();
             *self.expected.dropped.entry(name).or_default() += 1;
         }
-        let moving = takers.into_iter().map(|(reader, port)| (reader, port, item.clone()));
+        let moving = takers
+            .into_iter()
+            .map(|(reader, port)| (reader, port, item.clone()));
         self.moving.extend(moving);
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::run::test_kinds::mix;
+
 /// Raw numbers that a node is made from; smaller ones make a simpler node.
 pub(super) type Raw = [u8; 12];
 
@@ -75,8 +77,14 @@ impl Does {
 /// Which items something happens to, the same in the stage and in the model.
 pub(super) fn is_struck(salt: u64, facts: &Facts<'_>, one_in: u64) -> bool {
     let place = [facts.page, facts.part].map(|number| u64::from(number.unwrap_or(0)));
-    let uri = facts.uri.bytes().fold(7, |hash, byte| mix(hash, byte.into()));
-    let hash = mix(mix(mix(mix(salt, uri), place[0]), place[1]), facts.v.cast_unsigned());
+    let uri = facts
+        .uri
+        .bytes()
+        .fold(7, |hash, byte| mix(hash, byte.into()));
+    let hash = mix(
+        mix(mix(mix(salt, uri), place[0]), place[1]),
+        facts.v.cast_unsigned(),
+    );
     hash.is_multiple_of(one_in)
 }
 
@@ -87,14 +95,6 @@ pub(super) struct Facts<'a> {
     pub(super) page: Option<u32>,
     pub(super) part: Option<u32>,
     pub(super) v: i64,
-}
-
-/// A hash of two numbers.
-pub(super) fn mix(a: u64, b: u64) -> u64 {
-    let mut hash = a ^ b.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    hash ^ (hash >> 31)
 }
 
 /// The value that an item gets where it is changed: 0 to 2^31.
@@ -266,7 +266,10 @@ impl Shape {
         let (mut is_unique, mut levels): (Vec<bool>, Vec<u8>) = (Vec::new(), Vec::new());
         for node in &mut self.nodes {
             let all_are = node.inputs.iter().all(|input| is_unique[*input]);
-            let level = node.inputs.iter().fold(0, |sum, input| sum | levels[*input]);
+            let level = node
+                .inputs
+                .iter()
+                .fold(0, |sum, input| sum | levels[*input]);
             let does = match node.role {
                 Role::Stage { does, by_page, .. } => Some((does, by_page)),
                 Role::Source { .. } | Role::Sink { .. } => None,
@@ -380,12 +383,24 @@ impl Shape {
         }
         match &node.role {
             Role::Source { n_documents } => {
-                line(format!("kind = 'texts'\nprefix = '{}'\nn = {n_documents}", node.name));
+                line(format!(
+                    "kind = 'texts'\nprefix = '{}'\nn = {n_documents}",
+                    node.name
+                ));
                 return;
             }
-            Role::Stage { does, by_page, workers } => {
-                line(format!("kind = 'work'\ndoes = '{does:?}'\nby_page = {by_page}"));
-                line(format!("tag = '{}'\nsalt = {}\nworkers = {workers}", node.name, node.salt));
+            Role::Stage {
+                does,
+                by_page,
+                workers,
+            } => {
+                line(format!(
+                    "kind = 'work'\ndoes = '{does:?}'\nby_page = {by_page}"
+                ));
+                line(format!(
+                    "tag = '{}'\nsalt = {}\nworkers = {workers}",
+                    node.name, node.salt
+                ));
                 let attempts = match does {
                     Does::Flaky => 2,
                     Does::GatherBreaking => 3,
@@ -399,7 +414,10 @@ impl Shape {
             Role::Sink { acks } => line(format!("kind = 'keep'\nacks = '{acks}'")),
         }
         let wait = u8::from(node.waits);
-        line(format!("batch = {{ max_items = {}, max_wait_ms = {wait} }}", node.max_items));
+        line(format!(
+            "batch = {{ max_items = {}, max_wait_ms = {wait} }}",
+            node.max_items
+        ));
         match node.edge {
             0 => {}
             1 => line("edge = { max_items = 1, max_bytes = 1 }".into()),

@@ -1,0 +1,346 @@
+//! A table in memory that keeps what a table on disk must: a document's rows
+//! change as a whole, in one commit, and rows of unfinished documents can be
+//! staged beside it.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::sync::{Arc, Mutex};
+
+use futures::future::BoxFuture;
+use serde::Deserialize;
+
+use super::stages::world;
+use super::{World, lock};
+use crate::{
+    Ack, Delivery, DocumentId, Ended, FieldError, Inventory, Item, Resources, Sink, SinkConfig,
+    SinkInput, StageError, StagedRows, Stager, StoredDocument,
+};
+
+/// The tables, by name: what a crash leaves behind. Clones are the same tables.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tables(Arc<Mutex<BTreeMap<String, Table>>>);
+
+/// One table.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Table {
+    version: u64,
+    documents: BTreeMap<DocumentId, Rows>,
+    /// Rows in no version of the table, by their number.
+    staged: BTreeMap<u64, Vec<String>>,
+    n_staged: u64,
+    /// Whether the next commit cannot be done.
+    pub(crate) n_failures: u32,
+}
+
+#[derive(Debug, Clone)]
+struct Rows {
+    stored: StoredDocument,
+    rows: Vec<String>,
+}
+
+impl Table {
+    /// Somebody else has committed something.
+    pub(crate) fn touch(&mut self) {
+        self.version += 1;
+    }
+}
+
+impl Tables {
+    /// The tables as they are now, on their own from now on.
+    pub(crate) fn snapshot(&self) -> Self {
+        Self(Arc::new(Mutex::new(lock(&self.0).clone())))
+    }
+
+    pub(crate) fn with<T>(&self, table: &str, change: impl FnOnce(&mut Table) -> T) -> T {
+        change(lock(&self.0).entry(table.to_owned()).or_default())
+    }
+
+    /// All rows, in order.
+    pub(crate) fn rows(&self, table: &str) -> Vec<String> {
+        self.with(table, |table| {
+            let rows = table.documents.values().flat_map(|known| &known.rows);
+            let mut rows: Vec<String> = rows.cloned().collect();
+            rows.sort();
+            rows
+        })
+    }
+
+    /// The rows of one document, in order.
+    pub(crate) fn rows_of(&self, table: &str, id: DocumentId) -> Vec<String> {
+        self.with(table, |table| {
+            let rows = table.documents.get(&id).map(|known| known.rows.clone());
+            let mut rows = rows.unwrap_or_default();
+            rows.sort();
+            rows
+        })
+    }
+
+    pub(crate) fn holds(&self, table: &str, id: DocumentId) -> bool {
+        self.with(table, |table| table.documents.contains_key(&id))
+    }
+
+    /// Takes everything out of a table, as somebody else would.
+    pub(crate) fn clear(&self, table: &str) {
+        self.with(table, |table| {
+            table.documents.clear();
+            table.touch();
+        });
+    }
+}
+
+/// Stores rows in a table of the test.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TableConfig {
+    table: String,
+    /// Documents in a commit.
+    #[serde(default = "two")]
+    commit_every: usize,
+    /// Rows that are staged together.
+    #[serde(default = "two")]
+    stage_every: usize,
+    /// Cannot say what it holds.
+    #[serde(default)]
+    is_mute: bool,
+}
+
+fn two() -> usize {
+    2
+}
+
+impl SinkConfig for TableConfig {
+    const KIND: &'static str = "table";
+    const ABOUT: &'static str = "stores rows";
+    const EXAMPLE: &'static str = "table = 't'";
+    fn build(&self, resources: &Resources) -> Result<Box<dyn Sink>, FieldError> {
+        Ok(Box::new(TableSink {
+            table: self.table.clone(),
+            commit_every: self.commit_every,
+            stage_every: self.stage_every,
+            is_mute: self.is_mute,
+            world: world(resources),
+            stager: None,
+            fingerprint: String::new(),
+            coming: BTreeMap::new(),
+            complete: Vec::new(),
+            adopted: BTreeMap::new(),
+            version: None,
+        }))
+    }
+}
+
+struct TableSink {
+    table: String,
+    commit_every: usize,
+    stage_every: usize,
+    is_mute: bool,
+    world: Arc<World>,
+    stager: Option<Stager>,
+    fingerprint: String,
+    coming: BTreeMap<DocumentId, Coming>,
+    complete: Vec<(Ended, Coming)>,
+    /// What an earlier run staged.
+    adopted: BTreeMap<DocumentId, Vec<u64>>,
+    /// The version after this sink's last commit, if nobody else has committed.
+    version: Option<u64>,
+}
+
+/// A document that has not been committed.
+#[derive(Default)]
+struct Coming {
+    held: Vec<Delivery>,
+    staged: Vec<u64>,
+    /// Of what is staged.
+    acks: Vec<Ack>,
+}
+
+/// A row: the item's label, its text, and the marks that stages left.
+fn row(item: &Item) -> String {
+    let marks = item
+        .fields()
+        .filter_map(|(name, _)| name.strip_prefix("m_"));
+    let mut marks: Vec<&str> = marks.collect();
+    marks.sort_unstable();
+    let text = item.text().unwrap_or_default();
+    format!("{} {text} {}", item.label(), marks.concat())
+}
+
+impl TableSink {
+    /// Stages what is whole.
+    fn stage(&mut self) -> Result<(), StageError> {
+        let Some(stager) = &self.stager else {
+            return Ok(());
+        };
+        for coming in self.coming.values_mut() {
+            let can_be_staged = |delivery: &Delivery| delivery.ack.can_be_staged();
+            let n_whole = coming
+                .held
+                .iter()
+                .filter(|held| can_be_staged(held))
+                .count();
+            if n_whole < self.stage_every {
+                continue;
+            }
+            let (whole, held): (Vec<Delivery>, Vec<Delivery>) = mem::take(&mut coming.held)
+                .into_iter()
+                .partition(can_be_staged);
+            coming.held = held;
+            let rows: Vec<String> = whole.iter().map(|delivery| row(&delivery.item)).collect();
+            let mut acks: Vec<Ack> = whole.into_iter().map(|delivery| delivery.ack).collect();
+            self.world.faults.cross("table: before staging")?;
+            let number = self.world.tables.with(&self.table, |table| {
+                table.n_staged += 1;
+                table.staged.insert(table.n_staged, rows);
+                table.n_staged
+            });
+            self.world
+                .faults
+                .cross("table: before noting what is staged")?;
+            stager.stage(&mut acks, number.to_le_bytes().to_vec())?;
+            self.world.faults.cross("table: after staging")?;
+            coming.staged.push(number);
+            coming.acks.append(&mut acks);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), StageError> {
+        if self.complete.is_empty() {
+            return Ok(());
+        }
+        self.world.faults.cross("table: before a commit")?;
+        let committed = self.world.tables.with(&self.table, |table| {
+            if table.n_failures > 0 {
+                table.n_failures -= 1;
+                return Err(StageError::fatal("the table is locked", "unlock it"));
+            }
+            let is_ours = self.version == Some(table.version);
+            table.version += 1;
+            for (ended, coming) in &self.complete {
+                let origin = ended.document.origin();
+                let adopted = self.adopted.get(&origin.id);
+                let adopted = adopted.filter(|_| ended.document.is_resumed());
+                let numbers = adopted.into_iter().flatten().chain(&coming.staged);
+                let staged = numbers.filter_map(|number| table.staged.remove(number));
+                let mut rows: Vec<String> = staged.flatten().collect();
+                rows.extend(coming.held.iter().map(|delivery| row(&delivery.item)));
+                if rows.is_empty() {
+                    table.documents.remove(&origin.id);
+                    continue;
+                }
+                let stored = StoredDocument {
+                    id: origin.id,
+                    uri: origin.uri.to_string(),
+                    content_hash: origin.content_hash.to_string(),
+                    fingerprint: self.fingerprint.clone(),
+                    n_rows: rows.len() as u64,
+                };
+                table.documents.insert(origin.id, Rows { stored, rows });
+            }
+            Ok(is_ours.then_some(table.version))
+        });
+        self.version = committed?;
+        self.world.faults.cross("table: after a commit")?;
+        for (ended, coming) in self.complete.drain(..) {
+            let held = coming.held.into_iter().map(|delivery| delivery.ack);
+            held.chain(coming.acks).for_each(Ack::durable);
+            ended.ack.durable();
+        }
+        self.world.faults.cross("table: after the acks")
+    }
+
+    fn end(&mut self, ended: Ended) -> Result<(), StageError> {
+        let coming = self.coming.remove(&ended.document.origin().id);
+        if ended.document.has_failed() {
+            return Ok(());
+        }
+        self.complete.push((ended, coming.unwrap_or_default()));
+        self.world.faults.cross("table: end of a document")?;
+        if self.complete.len() >= self.commit_every {
+            self.commit()?;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for TableSink {
+    fn open<'a>(&'a mut self, input: &'a SinkInput) -> BoxFuture<'a, Result<(), StageError>> {
+        self.stager.clone_from(&input.stager);
+        self.fingerprint.clone_from(&input.fingerprint);
+        let opened = self.world.faults.cross("table: open");
+        Box::pin(async { opened })
+    }
+
+    fn inventory<'a>(
+        &'a mut self,
+        mark: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Inventory, StageError>> {
+        let inventory = self.world.tables.with(&self.table, |table| {
+            self.version = Some(table.version);
+            if mark == Some(table.version.to_string().as_str()) {
+                return Inventory::Unchanged;
+            }
+            let documents = table.documents.values();
+            Inventory::Documents(documents.map(|known| known.stored.clone()).collect())
+        });
+        let is_mute = self.is_mute;
+        Box::pin(async move {
+            Ok(if is_mute {
+                Inventory::Unknown
+            } else {
+                inventory
+            })
+        })
+    }
+
+    fn mark(&self) -> Option<String> {
+        self.version.map(|version| version.to_string())
+    }
+
+    fn adopt(&mut self, rows: Vec<StagedRows>) -> BoxFuture<'_, Result<Vec<bool>, StageError>> {
+        let mut is_whole = Vec::new();
+        for rows in rows {
+            let number = rows.payload.try_into().map(u64::from_le_bytes);
+            let number = number.expect("it is what was staged");
+            let tables = &self.world.tables;
+            is_whole.push(tables.with(&self.table, |table| table.staged.contains_key(&number)));
+            self.adopted.entry(rows.document).or_default().push(number);
+        }
+        Box::pin(async { Ok(is_whole) })
+    }
+
+    fn store(&mut self, batch: Vec<Delivery>) -> BoxFuture<'_, Result<(), StageError>> {
+        Box::pin(async move {
+            for delivery in batch {
+                let id = delivery.item.key().document;
+                self.coming.entry(id).or_default().held.push(delivery);
+            }
+            self.world.faults.cross("table: store")?;
+            tokio::task::yield_now().await;
+            self.stage()
+        })
+    }
+
+    fn end_document(&mut self, ended: Ended) -> BoxFuture<'_, Result<(), StageError>> {
+        Box::pin(async move { self.end(ended) })
+    }
+
+    fn idle(&mut self) -> BoxFuture<'_, Result<(), StageError>> {
+        Box::pin(async move { self.commit() })
+    }
+
+    fn finish(&mut self) -> BoxFuture<'_, Result<(), StageError>> {
+        Box::pin(async move {
+            self.world.faults.cross("table: finish")?;
+            self.commit()?;
+            // Their documents did not come.
+            let adopted = mem::take(&mut self.adopted);
+            self.world.tables.with(&self.table, |table| {
+                for number in adopted.values().flatten() {
+                    table.staged.remove(number);
+                }
+            });
+            Ok(())
+        })
+    }
+}
