@@ -59,5 +59,6 @@ fn the_example_of_cancelling_runs() {
 #[test]
 fn the_example_of_an_embedded_pipeline_runs() {
     let text = run("embedded");
-    assert!(text.contains("of 3 documents"), "{text}");
+    assert!(text.contains("pages so far"), "{text}");
+    assert!(text.contains("3 documents done"), "{text}");
 }
