@@ -172,30 +172,10 @@ pub(crate) fn svg(graph: &Graph) -> String {
         escape(&title)
     );
     for (index, node) in graph.nodes().iter().enumerate() {
-        let (x, y) = centre(places[index]);
+        let to = centre(places[index]);
         for (number, input) in node.inputs().iter().enumerate() {
-            let (from_x, from_y) = centre(places[*input]);
-            let (from_x, middle) = (from_x + BOX_WIDTH, x.saturating_sub(column_gap / 2));
-            let _ = writeln!(
-                text,
-                "<path d=\"M{from_x} {from_y}C{middle} {from_y} {middle} {y} {} {y}\" fill=\"none\" \
-                 stroke=\"#5b6770\" stroke-width=\"1.5\" marker-end=\"url(#arrow)\"/>",
-                x - 2
-            );
-            let mut top = y.min(from_y) + y.abs_diff(from_y) / 2 + LINE_HEIGHT + 2;
-            if let Some(route) = node.route(number) {
-                let _ = writeln!(text, "{}", svg_route(route, middle, top));
-                top += LINE_HEIGHT;
-            }
-            for (line, field) in node.carried().iter().enumerate() {
-                let _ = writeln!(
-                    text,
-                    "<text x=\"{middle}\" y=\"{}\" font-size=\"10\" text-anchor=\"middle\" \
-                     fill=\"#5b6770\">{}</text>",
-                    top + line * LINE_HEIGHT,
-                    escape(field)
-                );
-            }
+            let from = centre(places[*input]);
+            text += &svg_edge(node, number, from, to, column_gap);
         }
     }
     for (index, node) in graph.nodes().iter().enumerate() {
@@ -227,6 +207,38 @@ pub(crate) fn svg(graph: &Graph) -> String {
     text + "</svg>\n"
 }
 
+/// The edge that leads to `node` as its `number`-th input, with its labels.
+fn svg_edge(
+    node: &GraphNode,
+    number: usize,
+    from: (usize, usize),
+    (x, y): (usize, usize),
+    column_gap: usize,
+) -> String {
+    let (from_x, from_y) = (from.0 + BOX_WIDTH, from.1);
+    let middle = x.saturating_sub(column_gap / 2);
+    let mut text = format!(
+        "<path d=\"M{from_x} {from_y}C{middle} {from_y} {middle} {y} {} {y}\" fill=\"none\" \
+         stroke=\"#5b6770\" stroke-width=\"1.5\" marker-end=\"url(#arrow)\"/>\n",
+        x - 2
+    );
+    let mut top = y.min(from_y) + y.abs_diff(from_y) / 2 + LINE_HEIGHT + 2;
+    if let Some(route) = node.route(number) {
+        text += &svg_route(route, middle, top);
+        top += LINE_HEIGHT;
+    }
+    for (line, field) in node.carried().iter().enumerate() {
+        let _ = writeln!(
+            text,
+            "<text x=\"{middle}\" y=\"{}\" font-size=\"10\" text-anchor=\"middle\" \
+             fill=\"#5b6770\">{}</text>",
+            top + line * LINE_HEIGHT,
+            escape(field)
+        );
+    }
+    text
+}
+
 /// The text of a route, cut to what fits.
 fn svg_route(route: &str, middle: usize, top: usize) -> String {
     let whole = said(route);
@@ -237,7 +249,7 @@ fn svg_route(route: &str, middle: usize, top: usize) -> String {
     }
     format!(
         "<text x=\"{middle}\" y=\"{top}\" font-size=\"10\" text-anchor=\"middle\" \
-         font-style=\"italic\" fill=\"#8a4b1f\"><title>{}</title>{}</text>",
+         font-style=\"italic\" fill=\"#8a4b1f\"><title>{}</title>{}</text>\n",
         escape(&whole),
         escape(&shown)
     )

@@ -78,8 +78,11 @@ impl<S, N> Family<S, N> {
     }
 }
 
+/// Where a count comes from.
+type Count<S> = fn(&S) -> u64;
+
 /// Documents by what became of them: one family, told apart by a label.
-const OUTCOMES: [(&str, fn(&Snapshot) -> u64); 4] = [
+const OUTCOMES: [(&str, Count<Snapshot>); 4] = [
     ("done", |now| now.documents_done),
     ("skipped", |now| now.documents_skipped),
     ("set_aside", |now| now.documents_set_aside),
@@ -93,7 +96,9 @@ fn counters_of_runs() -> [Family<Snapshot, u64>; 3] {
             "Items that a sink has made durable, counted in every sink",
             |now: &Snapshot| now.items_stored,
         ),
-        family("dead_letters", "Items set aside", |now: &Snapshot| now.dead_letters),
+        family("dead_letters", "Items set aside", |now: &Snapshot| {
+            now.dead_letters
+        }),
         family(
             "pages_resumed",
             "Pages that an earlier run had stored of documents that it did not finish",
@@ -137,17 +142,21 @@ fn counts_of_nodes() -> [Family<NodeReport, u64>; 8] {
                 Role::Stage | Role::Sink => node.items,
             },
         ),
-        family("node_items_out", "Items that the node sent on", |node: &NodeReport| {
-            node.items_out
-        }),
+        family(
+            "node_items_out",
+            "Items that the node sent on",
+            |node: &NodeReport| node.items_out,
+        ),
         family(
             "node_items_dropped",
             "Items of the node that no other node took",
             |node: &NodeReport| node.items_dropped,
         ),
-        family("node_batches", "Batches that the node handled", |node: &NodeReport| {
-            node.batches
-        }),
+        family(
+            "node_batches",
+            "Batches that the node handled",
+            |node: &NodeReport| node.batches,
+        ),
         family(
             "node_retries",
             "Times that the node tried something again",
@@ -346,7 +355,11 @@ impl Runs {
 
     fn encode_histograms(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let families = [
-            family("node_batch_items", "Sizes of the batches", Histogram::of_batches),
+            family(
+                "node_batch_items",
+                "Sizes of the batches",
+                Histogram::of_batches,
+            ),
             family(
                 "node_commit",
                 "Times that the sink's commits took",
@@ -460,7 +473,9 @@ mod tests {
         let of_render = "{le=\"+Inf\",pipeline=\"pages\",node=\"render\",role=\"stage\"} 4";
         let line = format!("pagemill_node_batch_items_bucket{of_render}\n");
         assert!(text.contains(&line), "{text}");
-        let commits = text.lines().filter(|line| line.contains("commit_seconds_count"));
+        let commits = text
+            .lines()
+            .filter(|line| line.contains("commit_seconds_count"));
         assert_eq!(commits.count(), 1);
         assert!(!text.contains("batch_items_count{pipeline=\"pages\",node=\"files\""));
     }

@@ -67,10 +67,7 @@ fn new_bar() -> ProgressBar {
 
 /// Takes the lines away.
 pub(crate) fn clear() {
-    let lines = LINES
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+    let lines = LINES.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(lines) = lines {
         // A terminal that is gone needs no clearing.
         let _ = lines.clear();
@@ -79,10 +76,7 @@ pub(crate) fn clear() {
 
 /// Writes something while the lines are away.
 pub(crate) fn above<T>(write: impl FnOnce() -> T) -> T {
-    let lines = LINES
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .clone();
+    let lines = LINES.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match lines {
         Some(lines) => lines.suspend(write),
         None => write(),

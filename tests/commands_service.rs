@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::support::{Mill, page_of, stderr};
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Follows `input/`.
 const FOLLOWING: &str = r#"

@@ -205,7 +205,7 @@ impl Batcher {
                     recv(messages) -> message => message.map_err(|_| RecvTimeoutError::Disconnected),
                     recv(stalled) -> document => {
                         if let Ok(document) = document {
-                            for let_go in gather.flush(&document) {
+                            for let_go in gather.flush_stalled(&document) {
                                 self.let_go(let_go, n_tokens);
                             }
                         }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -54,6 +55,9 @@ pub struct DeadLetter {
 
 /// Who is told of each letter.
 pub(crate) type OnDeadLetter = Arc<dyn Fn(&DeadLetter) + Send + Sync>;
+
+/// Letters that this process has begun to write.
+static N_WRITTEN: AtomicU64 = AtomicU64::new(0);
 
 /// The dead letters of one pipeline.
 pub(crate) struct DeadLetters {
@@ -214,7 +218,10 @@ impl DeadLetters {
             place(letter.page, 'p'),
             place(letter.part, 'c')
         );
-        let partial = folder.join(format!(".{name}.partial"));
+        // Two workers, or two runs, may set aside items of one key at once.
+        let n_written = N_WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let partial = format!(".{name}.{}-{n_written}.partial", std::process::id());
+        let partial = folder.join(partial);
         let written = serde_json::to_vec_pretty(letter)
             .map_err(io::Error::other)
             .and_then(|json| fs::write(&partial, json))

@@ -253,6 +253,12 @@ impl Document {
         self.held_by().keys().next().copied()
     }
 
+    /// Whether all that moves is held, and `place` is the first that holds.
+    pub(crate) fn is_stalled_at(&self, place: usize) -> bool {
+        // In this order: what is let go moves before it is no longer held.
+        self.first_holder() == Some(place) && self.moving.load(Ordering::SeqCst) < IN_FLIGHT
+    }
+
     /// Takes `amount` off what moves, and acts on what became nothing.
     fn moved(self: &Arc<Self>, amount: u64) {
         let after = self.moving.fetch_sub(amount, Ordering::SeqCst) - amount;

@@ -230,8 +230,18 @@ impl Gather {
         })
     }
 
-    /// Lets go what is held of a document that has stalled.
-    pub(crate) fn flush(&self, document: &Arc<Document>) -> Vec<LetGo> {
+    /// Lets go what is held of a document of which it was said that it has
+    /// stalled. Since then a node before this one may have closed, and let it go.
+    pub(crate) fn flush_stalled(&self, document: &Arc<Document>) -> Vec<LetGo> {
+        if document.is_stalled_at(self.place) {
+            self.flush(document)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Lets go what is held of a document.
+    fn flush(&self, document: &Arc<Document>) -> Vec<LetGo> {
         let held = self.lock().remove(&Arc::as_ptr(document).addr());
         let Some(held) = held else {
             return Vec::new();

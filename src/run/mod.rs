@@ -44,7 +44,7 @@ pub(crate) struct RunArgs {
     /// Remove what is stored of documents that are gone from their source
     #[arg(long)]
     prune: bool,
-    /// Draw the run into this file, for ui.perfetto.dev or chrome://tracing
+    /// Draw the run into this file, for `ui.perfetto.dev` or `chrome://tracing`
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Serve metrics for Prometheus at this address: `127.0.0.1:9464`

@@ -191,9 +191,7 @@ mod tests {
         let mut looks = Looks::of(at(1));
         let seen = [at(1), at(2), at(3), None, at(4), at(4), at(4), at(5), at(4)];
         let told = seen.map(|stamp| looks.is_changed(stamp));
-        let expected = [
-            false, false, false, false, false, true, false, false, false,
-        ];
+        let expected = [false, false, false, false, false, true, false, false, false];
         assert_eq!(told, expected);
     }
 

@@ -1,5 +1,6 @@
 //! What finished runs leave on standard output, and as exit code.
 
+use std::error::Error;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
@@ -125,9 +126,61 @@ fn n_letters(report: &Report) -> u64 {
 
 /// Prints why a run stopped.
 pub(crate) fn tell_error(error: &RunError) {
-    let mut text = format!("error: {error}");
+    let mut text = format!("error: {}", with_causes(error));
     if let Some(hint) = error.error.hint() {
         text += &format!("\nhint: {hint}");
     }
     progress::tell(&text);
+}
+
+/// The error with those of its causes that it does not name itself.
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let because = error.to_string().replace('\n', " ");
+        if !text.contains(&because) {
+            text += &format!(": {because}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pagemill::pipeline::StageError;
+
+    #[test]
+    fn an_error_names_each_of_its_causes_once() {
+        let full = || io::Error::other("the disk is full");
+        let error = |problem: &str| RunError {
+            pipeline: "p".into(),
+            node: "rows".into(),
+            error: StageError::caused(problem, "make room", full()),
+            report: None,
+        };
+        let expected = "pipeline `p` stopped at `rows`: cannot write: the disk is full";
+        assert_eq!(with_causes(&error("cannot write")), expected);
+        assert_eq!(
+            with_causes(&error("cannot write: the disk is full")),
+            expected
+        );
+    }
+
+    #[test]
+    fn the_worst_of_several_runs_is_the_exit_code() {
+        for (codes, worst) in [
+            (vec![], DONE),
+            (vec![DONE, DEAD_LETTERS, DONE], DEAD_LETTERS),
+            (vec![FAILED, DEAD_LETTERS], FAILED),
+        ] {
+            let mut reports = Reports::new(false, false);
+            for code in codes {
+                reports.count(code);
+            }
+            assert_eq!(reports.finish().expect("nothing to write"), worst);
+        }
+    }
 }

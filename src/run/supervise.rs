@@ -242,7 +242,8 @@ impl Supervisor<'_, '_> {
                 Some((_, true)) if !running.is_outdated => continue,
                 Some(_) => {
                     told.push(format!("`{name}` is run anew"));
-                    self.successors.insert(name.clone(), Successor::clone(&file));
+                    self.successors
+                        .insert(name.clone(), Successor::clone(&file));
                 }
             }
             running.is_outdated = true;

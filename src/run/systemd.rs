@@ -22,9 +22,7 @@ pub(super) fn ready() {
 pub(super) fn reloading() {
     // Newer versions of systemd want to know when.
     let now = NotifyState::monotonic_usec_now().ok();
-    let states: Vec<NotifyState<'_>> = std::iter::once(NotifyState::Reloading)
-        .chain(now)
-        .collect();
+    let states: Vec<NotifyState<'_>> = std::iter::once(NotifyState::Reloading).chain(now).collect();
     tell(&states);
 }
 

@@ -1,6 +1,7 @@
 //! Random pipelines against a model that handles one item after the other: no
 //! item is lost, none is stored twice, and every run comes to its end.
 
+mod cut;
 mod diamonds;
 mod kinds;
 mod model;

@@ -230,7 +230,7 @@ impl SinkRunner {
             if let Some(gather) = &self.gather
                 && let Ok(document) = gather.stalled().try_recv()
             {
-                self.let_go.extend(gather.flush(&document));
+                self.let_go.extend(gather.flush_stalled(&document));
                 continue;
             }
             if patience.is_zero() {
