@@ -41,7 +41,11 @@ fn chain(n_items: u32, works_us: &[u64], batch_of: usize) -> f64 {
             before + 1
         );
     }
-    let _ = write!(toml, "[p.sink.end]\nkind = 'nowhere'\ninput = 's{}'\n", works_us.len());
+    let _ = write!(
+        toml,
+        "[p.sink.end]\nkind = 'nowhere'\ninput = 's{}'\n",
+        works_us.len()
+    );
     let (elapsed, report) = kinds::run(&toml, &kinds::registry());
     assert_eq!(report.totals.items_stored, u64::from(n_items));
     elapsed.as_secs_f64()

@@ -52,7 +52,9 @@ impl StageConfig for PagesConfig {
     const ABOUT: &'static str = "makes pages";
     const EXAMPLE: &'static str = "n = 1";
     fn fields(&self) -> Fields {
-        Fields::reads([Field::TEXT]).adds([Field::IMAGE]).one_to_many()
+        Fields::reads([Field::TEXT])
+            .adds([Field::IMAGE])
+            .one_to_many()
     }
     fn build(&self, _: &Resources) -> Result<Box<dyn Stage>, FieldError> {
         Ok(Box::new(Pages(self.n, BufferPool::new(8))))
@@ -68,7 +70,12 @@ impl Stage for Pages {
                 let since = Instant::now();
                 let mut pixels = self.1.zeroed((WIDTH_PX * HEIGHT_PX * 3) as usize);
                 pixels.fill(page as u8);
-                let image = Image { pixels, width_px: WIDTH_PX, height_px: HEIGHT_PX, dpi: None };
+                let image = Image {
+                    pixels,
+                    width_px: WIDTH_PX,
+                    height_px: HEIGHT_PX,
+                    dpi: None,
+                };
                 kinds::compute(SOURCE_TIME.saturating_sub(since.elapsed()));
                 outlet.send(item.child().with_page(page).with("image", image))?;
             }
@@ -128,13 +135,22 @@ fn main() {
          [p.sink.end]\nkind = 'slow'\ninput = 'pass'\n{edge}\n",
         folder.head(true)
     );
-    let registry = kinds::registry().stage::<PagesConfig>().sink::<SlowConfig>();
+    let registry = kinds::registry()
+        .stage::<PagesConfig>()
+        .sink::<SlowConfig>();
     let base_kb = resident_kb();
     let (elapsed, report) = kinds::run(&toml, &registry);
     assert_eq!(report.totals.items_stored, u64::from(n));
 
     let resident = RESIDENT.lock().unwrap_or_else(PoisonError::into_inner);
-    let peak_mb = |part: &[u64]| part.iter().max().copied().unwrap_or(0).saturating_sub(base_kb) >> 10;
+    let peak_mb = |part: &[u64]| {
+        part.iter()
+            .max()
+            .copied()
+            .unwrap_or(0)
+            .saturating_sub(base_kb)
+            >> 10
+    };
     let quarter = resident.len() / 4;
     let (first, last) = (&resident[..quarter], &resident[resident.len() - quarter..]);
     // The edge into `pages` holds one document of a word.

@@ -81,10 +81,10 @@ pub use pagemill_stages as stages;
 
 pub use pagemill_pipeline::{
     BatchPolicy, ConfigError, ConfigFile, EdgeLimits, Field, FieldType, Graph, Item, ItemError,
-    ItemStream, NodeBuilder, OnError, Pipeline, PipelineBuilder, Registry, Report, Resources, Retry,
-    RunControl, RunError, SinkFn, SourceFn, StageError, StageFn, Unmatched, batch_map, filter,
-    flat_map, from_iter, from_sink, from_source, from_stage, from_stream, gather, gather_pages, map,
-    output, sink, sink_fn, source, stage,
+    ItemStream, NodeBuilder, OnError, Pipeline, PipelineBuilder, Registry, Report, Resources,
+    Retry, RunControl, RunError, SinkFn, SourceFn, StageError, StageFn, Unmatched, batch_map,
+    filter, flat_map, from_iter, from_sink, from_source, from_stage, from_stream, gather,
+    gather_pages, map, output, sink, sink_fn, source, stage,
 };
 pub use pagemill_stages::render_pdf::run_worker_if_asked;
 

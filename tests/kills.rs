@@ -93,7 +93,10 @@ fn run_until(mill: &Mill, n_lines: u64) -> (bool, BTreeSet<String>, u64) {
 /// Pages that are durable: in the table, or staged and noted.
 fn durable(mill: &Mill) -> BTreeSet<String> {
     let rows = table_rows(&mill.path("table"), "p");
-    let mut durable: BTreeSet<String> = rows.keys().map(|(uri, page, _)| label(uri, *page)).collect();
+    let mut durable: BTreeSet<String> = rows
+        .keys()
+        .map(|(uri, page, _)| label(uri, *page))
+        .collect();
     let ledger = Ledger::open(&mill.path("data/ledger"), "p").expect("it opens");
     let names: BTreeMap<DocumentId, String> = (0..N_DOCUMENTS)
         .map(|number| format!("input/{number:02}.pdf"))
@@ -135,7 +138,10 @@ fn killed_at_any_moment_nothing_is_lost_twice_or_made_again() {
             let moment = 1 + random.below(n_said);
             let (ended, rendered, _) = run_until(&mill, moment);
             let again: Vec<&String> = rendered.intersection(&before).collect();
-            assert!(again.is_empty(), "durable before, and made again: {again:?}");
+            assert!(
+                again.is_empty(),
+                "durable before, and made again: {again:?}"
+            );
             n_rendered += rendered.len();
             n_again += rendered.intersection(&made).count();
             made.extend(rendered);
@@ -186,7 +192,11 @@ fn two_runs_at_once_into_one_table_store_every_document_once() {
     let runs = [run("one"), run("two"), run("three"), run("three")];
     for run in runs {
         let output = run.wait_with_output().expect("it is ours");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     assert_eq!(table_rows(&mill.path("table"), "p"), expected);
 }
@@ -196,7 +206,10 @@ fn a_full_disk_stops_the_run_clearly_and_the_next_one_goes_on() {
     let (expected, _) = undisturbed();
     let mill = mill();
     // A file may have 24 KiB: a small disk, for one process.
-    let script = format!("ulimit -f 24; exec '{}' run", env!("CARGO_BIN_EXE_pagemill"));
+    let script = format!(
+        "ulimit -f 24; exec '{}' run",
+        env!("CARGO_BIN_EXE_pagemill")
+    );
     let output = Command::new("bash")
         .current_dir(mill.folder.path())
         .args(["-c", &script])
@@ -205,7 +218,10 @@ fn a_full_disk_stops_the_run_clearly_and_the_next_one_goes_on() {
         .expect("bash is there");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("hint: ") && said.contains("make room"), "{said}");
+    assert!(
+        said.contains("hint: ") && said.contains("make room"),
+        "{said}"
+    );
     let (ended, _, _) = run_until(&mill, u64::MAX);
     assert!(ended);
     assert_eq!(table_rows(&mill.path("table"), "p"), expected);

@@ -119,13 +119,20 @@ pub fn part_rows(folder: &Path) -> Vec<Value> {
         return Vec::new();
     };
     let mut parts: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
-    parts.retain(|path| path.extension().is_some_and(|extension| extension == "jsonl"));
+    parts.retain(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "jsonl")
+    });
     parts.sort();
     // A run that goes on may take an old part away at any moment.
-    let texts = parts.iter().filter_map(|part| std::fs::read_to_string(part).ok());
+    let texts = parts
+        .iter()
+        .filter_map(|part| std::fs::read_to_string(part).ok());
     let rows = |text: String| -> Vec<Value> {
         let lines = text.lines();
-        lines.map(|line| serde_json::from_str(line).unwrap()).collect()
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     };
     texts.flat_map(rows).collect()
 }
@@ -171,8 +178,14 @@ pub fn page_of(text: &str) -> Vec<u8> {
 /// A PDF with a page for each of `texts`.
 pub fn pdf_of_pages(texts: &[&str]) -> Vec<u8> {
     // The catalog, the page tree and the font, then a page and its content each.
-    let kids: Vec<String> = (0..texts.len()).map(|n| format!("{} 0 R", 4 + 2 * n)).collect();
-    let tree = format!("<< /Type /Pages /Kids [{}] /Count {} >>", kids.join(" "), texts.len());
+    let kids: Vec<String> = (0..texts.len())
+        .map(|n| format!("{} 0 R", 4 + 2 * n))
+        .collect();
+    let tree = format!(
+        "<< /Type /Pages /Kids [{}] /Count {} >>",
+        kids.join(" "),
+        texts.len()
+    );
     let mut objects = vec![
         "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),
         tree,
@@ -186,7 +199,9 @@ pub fn pdf_of_pages(texts: &[&str]) -> Vec<u8> {
             5 + 2 * number
         ));
         let n_bytes = content.len();
-        objects.push(format!("<< /Length {n_bytes} >>\nstream\n{content}\nendstream"));
+        objects.push(format!(
+            "<< /Length {n_bytes} >>\nstream\n{content}\nendstream"
+        ));
     }
     let objects: Vec<&str> = objects.iter().map(String::as_str).collect();
     pdf_of(&objects)

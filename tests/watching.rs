@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use crate::support::{Mill, page_of, table_rows};
@@ -29,7 +29,7 @@ durability = "process"
 "#;
 
 /// Nothing that the run does takes so long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 struct Run {
     child: Child,
@@ -48,15 +48,17 @@ impl Run {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the binary starts");
-        let (says, said) = channel();
+        let (says, said) = sync_channel(1024);
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
-        std::thread::spawn(move || {
+        let listener = std::thread::Builder::new().name("listener".into());
+        let listens = listener.spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 if says.send(line).is_err() {
                     break;
                 }
             }
         });
+        listens.expect("a thread");
         Self { child, said }
     }
 
@@ -90,7 +92,9 @@ fn table(mill: &Mill) -> Said {
         return Said::new();
     }
     let rows = table_rows(&mill.path("table"), "p");
-    rows.into_iter().map(|((uri, _, _), text)| (uri, text)).collect()
+    rows.into_iter()
+        .map(|((uri, _, _), text)| (uri, text))
+        .collect()
 }
 
 fn folder(mill: &Mill) -> Said {
@@ -111,7 +115,8 @@ fn folder(mill: &Mill) -> Said {
 #[test]
 fn the_table_follows_the_folder() {
     let mill = Mill::with(WATCHED);
-    mill.add("a.pdf", page_of("first")).add("b.pdf", page_of("second"));
+    mill.add("a.pdf", page_of("first"))
+        .add("b.pdf", page_of("second"));
     let input = |name: &str| mill.path("input").join(name);
     let mut run = Run::start(&mill);
     run.settle(&mill, "the start");
@@ -143,7 +148,10 @@ fn the_table_follows_the_folder() {
     run.settle(&mill, "a deletion");
 
     for number in 0..1000 {
-        mill.add(&format!("burst-{number:04}.pdf"), page_of(&format!("burst {number}")));
+        mill.add(
+            &format!("burst-{number:04}.pdf"),
+            page_of(&format!("burst {number}")),
+        );
     }
     run.settle(&mill, "a burst of a thousand files");
 

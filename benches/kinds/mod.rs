@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use pagemill::pipeline::{
-    BatchPolicy, Delivery, Field, FieldError, Fields, Item, Outlet, Registry, Report,
-    Resources, Sink, SinkConfig, SinkInput, Source, SourceConfig, SourceOutlet, Stage,
-    StageConfig, StageError,
+    BatchPolicy, Delivery, Field, FieldError, Fields, Item, Outlet, Registry, Report, Resources,
+    Sink, SinkConfig, SinkInput, Source, SourceConfig, SourceOutlet, Stage, StageConfig,
+    StageError,
 };
 use pagemill::{ConfigFile, RunControl};
 use serde::Deserialize;
@@ -42,7 +42,9 @@ impl Source for Items {
     fn run(self: Box<Self>, outlet: SourceOutlet) -> BoxFuture<'static, Result<(), StageError>> {
         Box::pin(async move {
             for number in 0..self.0 {
-                outlet.send(Item::of_text(format!("{number}.txt"), "text")).await?;
+                outlet
+                    .send(Item::of_text(format!("{number}.txt"), "text"))
+                    .await?;
             }
             Ok(())
         })
@@ -155,7 +157,6 @@ impl Sink for Nowhere {
     }
 }
 
-
 /// Where a run keeps its files; removed with it.
 pub struct Folder(std::path::PathBuf);
 
@@ -167,7 +168,11 @@ impl Folder {
     /// The head of a pipeline `p` that keeps its files here.
     pub fn head(&self, ledger: bool) -> String {
         let place = self.0.display();
-        let ledger = if ledger { format!("'{place}/ledger'") } else { "false".to_owned() };
+        let ledger = if ledger {
+            format!("'{place}/ledger'")
+        } else {
+            "false".to_owned()
+        };
         format!("[p]\ndead_letters = '{place}/dead'\nledger = {ledger}\n")
     }
 }

@@ -36,7 +36,10 @@ fn try_revision(folder: &Path) -> io::Result<String> {
 /// Whether a file decides what the model computes: not its card or its licence.
 fn matters(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str());
-    matches!(extension, Some("json" | "safetensors" | "gguf" | "jinja" | "model"))
+    matches!(
+        extension,
+        Some("json" | "safetensors" | "gguf" | "jinja" | "model")
+    )
 }
 
 fn hash_file(path: &Path, hasher: &mut blake3::Hasher) -> io::Result<()> {

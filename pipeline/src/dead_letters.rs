@@ -71,7 +71,9 @@ pub(crate) struct DeadLetters {
 impl fmt::Debug for DeadLetters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut letters = f.debug_struct("DeadLetters");
-        letters.field("folder", &self.folder).finish_non_exhaustive()
+        letters
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
     }
 }
 
@@ -125,13 +127,14 @@ impl DeadLetters {
             for entry in fs::read_dir(folder)? {
                 let entry = entry?;
                 let name = entry.file_name();
-                let Some(rest) = name.to_str().and_then(|name| name.strip_prefix(document_id))
+                let Some(rest) = name
+                    .to_str()
+                    .and_then(|name| name.strip_prefix(document_id))
                 else {
                     continue;
                 };
-                let is_kept = |resumed: &Resumed| {
-                    page_in(rest).is_some_and(|page| resumed.has_page(page))
-                };
+                let is_kept =
+                    |resumed: &Resumed| page_in(rest).is_some_and(|page| resumed.has_page(page));
                 if !resumed.is_some_and(is_kept) {
                     fs::remove_file(entry.path())?;
                 }

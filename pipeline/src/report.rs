@@ -154,10 +154,19 @@ impl Report {
             seconds(totals.elapsed_s),
         );
         let also = [
-            (totals.documents_skipped, "documents unchanged since an earlier run"),
+            (
+                totals.documents_skipped,
+                "documents unchanged since an earlier run",
+            ),
             (totals.documents_removed, "documents removed"),
-            (totals.pages_resumed, "pages stored by an earlier run that was stopped"),
-            (totals.dead_letters_before, "dead letters of earlier runs, still there"),
+            (
+                totals.pages_resumed,
+                "pages stored by an earlier run that was stopped",
+            ),
+            (
+                totals.dead_letters_before,
+                "dead letters of earlier runs, still there",
+            ),
         ];
         for (n, what) in also.iter().filter(|(n, _)| *n > 0) {
             let _ = writeln!(text, "  {n} {what}");
@@ -205,7 +214,10 @@ fn advise(totals: &Snapshot) -> (Option<String>, String) {
     let counted = totals.nodes.iter().filter(|node| node.items > 0);
     let Some(limit) = counted.max_by(|a, b| busy(a).total_cmp(&busy(b))) else {
         if totals.documents_skipped + totals.documents_removed > 0 {
-            return (None, "nothing was new: all that came in is stored already".to_owned());
+            return (
+                None,
+                "nothing was new: all that came in is stored already".to_owned(),
+            );
         }
         return (
             None,

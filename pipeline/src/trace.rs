@@ -55,11 +55,14 @@ impl Trace {
     pub fn finish(&self) -> io::Result<()> {
         let mut file = self.lock();
         // The list ends with an event, so that each of the others can end with a comma.
-        let end = json!({ "ph": "i", "name": "end", "pid": 1, "tid": 0, "s": "g", "ts": self.now() });
+        let end =
+            json!({ "ph": "i", "name": "end", "pid": 1, "tid": 0, "s": "g", "ts": self.now() });
         writeln!(file, "{end}\n]")?;
         file.flush()?;
         if self.shared.has_failed.load(Ordering::Relaxed) {
-            return Err(io::Error::other("an earlier part of it could not be written"));
+            return Err(io::Error::other(
+                "an earlier part of it could not be written",
+            ));
         }
         Ok(())
     }

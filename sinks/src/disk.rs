@@ -11,23 +11,24 @@ pub(crate) fn is_full(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            let is_full = error.raw_os_error().is_some_and(|code| NO_ROOM.contains(&code));
-            if is_full || error.get_ref().is_some_and(|inner| is_full_inside(inner)) {
+            let is_full = error
+                .raw_os_error()
+                .is_some_and(|code| NO_ROOM.contains(&code));
+            if is_full || error.get_ref().is_some_and(|inner| is_full(inner)) {
                 return true;
             }
         }
         // Some wrappers keep the text alone.
         let text = error.to_string();
-        if NO_ROOM.iter().any(|code| text.contains(&format!("(os error {code})"))) {
+        if NO_ROOM
+            .iter()
+            .any(|code| text.contains(&format!("(os error {code})")))
+        {
             return true;
         }
         next = error.source();
     }
     false
-}
-
-fn is_full_inside(inner: &(dyn Error + Send + Sync + 'static)) -> bool {
-    is_full(inner)
 }
 
 #[cfg(test)]

@@ -70,9 +70,10 @@ pub(crate) fn find(name: &str, resources: &Resources) -> Result<(PathBuf, ModelC
 /// Empty if it is not there, which `build` reports.
 pub(crate) fn revision(name: &str, resources: &Resources) -> String {
     let places = resources.get_or_insert("", ModelPlaces::from_environment);
-    resolve(name, &places).map_or_else(|_| String::new(), |folder| {
-        pagemill_models::revision(&folder)
-    })
+    resolve(name, &places).map_or_else(
+        |_| String::new(),
+        |folder| pagemill_models::revision(&folder),
+    )
 }
 
 fn refused(error: &ModelError) -> FieldError {

@@ -214,10 +214,17 @@ impl PipelineBuilder {
                 continue;
             };
             let is_unknown = draft.ledger.is_some() && content.canonical.is_none();
-            let node = node.draft(&draft.name, before.as_deref(), content, sources, diagnostics);
+            let node = node.draft(
+                &draft.name,
+                before.as_deref(),
+                content,
+                sources,
+                diagnostics,
+            );
             if is_unknown {
                 let message = format!("stage `{name}` has no version, which the ledger goes by");
-                let hint = "add `.version(\"1\")`, and change that whenever it comes to make other rows";
+                let hint =
+                    "add `.version(\"1\")`, and change that whenever it comes to make other rows";
                 diagnostics.push(Diagnostic::new(node.name.span(), message).hint(hint));
             }
             draft.nodes.push(node);

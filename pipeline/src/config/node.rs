@@ -259,7 +259,10 @@ pub(crate) fn check_n_inputs(
 
 /// Adds an input, unless it is there already.
 pub(crate) fn add_input(input: Input, inputs: &mut Vec<Input>, diagnostics: &mut Vec<Diagnostic>) {
-    if inputs.iter().any(|known| known.get_ref() == input.get_ref()) {
+    if inputs
+        .iter()
+        .any(|known| known.get_ref() == input.get_ref())
+    {
         let message = format!("`{}` is named twice", input.get_ref());
         diagnostics.push(Diagnostic::new(input.span(), message).hint("remove one of the two"));
     } else {

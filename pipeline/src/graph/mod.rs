@@ -308,7 +308,10 @@ impl Graph {
             ledger: self.ledger.clone(),
             fingerprint: self.fingerprint(resources),
             // An item made of many is of no page that could be told done.
-            can_stage: !self.nodes.iter().any(|node| node.fields.cardinality.gathers()),
+            can_stage: !self
+                .nodes
+                .iter()
+                .any(|node| node.fields.cardinality.gathers()),
             options: RunOptions::default(),
             nodes,
         })

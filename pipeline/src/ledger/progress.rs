@@ -402,11 +402,7 @@ impl Progress {
             keep_whole(&mut parts, &mut pages);
             let mut resumed = Resumed::default();
             for (node, page) in &pages {
-                resumed
-                    .pages
-                    .entry(node.clone())
-                    .or_default()
-                    .insert(*page);
+                resumed.pages.entry(node.clone()).or_default().insert(*page);
             }
             for part in &parts {
                 let place = self.sinks.iter().position(|sink| **sink == *part.sink);

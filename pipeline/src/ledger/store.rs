@@ -117,8 +117,14 @@ impl Store {
         let connection = self.lock();
         let found = connection
             .prepare_cached(&format!("{SELECT} WHERE id = ?1"))
-            .and_then(|mut query| query.query_row([&id.as_bytes()[..]], document_of).optional());
-        found.map(Option::flatten).map_err(|error| self.cannot(error))
+            .and_then(|mut query| {
+                query
+                    .query_row([&id.as_bytes()[..]], document_of)
+                    .optional()
+            });
+        found
+            .map(Option::flatten)
+            .map_err(|error| self.cannot(error))
     }
 
     pub(super) fn documents(&self) -> Result<Vec<LedgerDocument>, StageError> {
@@ -156,7 +162,8 @@ impl Store {
                 row.get(0)
             })
             .optional();
-        mark.map(Option::flatten).map_err(|error| self.cannot(error))
+        mark.map(Option::flatten)
+            .map_err(|error| self.cannot(error))
     }
 
     /// What is staged, in the order of staging.
@@ -347,9 +354,7 @@ fn cannot(path: &Path, error: rusqlite::Error) -> StageError {
         Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => {
             "if the disk is full, make room; then run again: what was stored stays"
         }
-        _ => {
-            "make the folder writable, or name another one with `ledger` in the pipeline's table"
-        }
+        _ => "make the folder writable, or name another one with `ledger` in the pipeline's table",
     };
     StageError::caused(
         format_args!("cannot use the ledger `{}`", path.display()),

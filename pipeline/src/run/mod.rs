@@ -228,7 +228,9 @@ impl Pipeline {
                 stager: None,
                 meter: SinkMeter::default(),
             };
-            sink.open(&input).await.map_err(|error| refused(&name, error))?;
+            sink.open(&input)
+                .await
+                .map_err(|error| refused(&name, error))?;
             let inventory = sink
                 .inventory(None)
                 .await

@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use serde::Deserialize;
 
 use crate::{
-    BatchPolicy, ConfigFile, Delivery, Ended, Field, FieldError, Fields, Item, ItemError,
-    Outlet, Registry, Report, Resources, RunControl, RunError, Sink, SinkConfig, SinkInput, Source,
+    BatchPolicy, ConfigFile, Delivery, Ended, Field, FieldError, Fields, Item, ItemError, Outlet,
+    Registry, Report, Resources, RunControl, RunError, Sink, SinkConfig, SinkInput, Source,
     SourceConfig, SourceOutlet, Stage, StageConfig, StageError, StopReason,
 };
 

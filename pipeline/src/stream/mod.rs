@@ -6,6 +6,6 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use output::output;
 pub use output::ItemStream;
+pub(crate) use output::output;
 pub use source::{from_iter, from_stream};

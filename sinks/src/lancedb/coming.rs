@@ -67,7 +67,11 @@ impl Rows {
         let n_bytes: usize = whole.iter().map(|delivery| delivery.item.n_bytes()).sum();
         let mut acks: Vec<Ack> = whole.into_iter().map(|delivery| delivery.ack).collect();
         let payload = serde_json::to_vec(&fragments).map_err(|error| {
-            StageError::caused("fragments cannot be noted", "this is a bug in pagemill", error)
+            StageError::caused(
+                "fragments cannot be noted",
+                "this is a bug in pagemill",
+                error,
+            )
         })?;
         stager.stage(&mut acks, payload)?;
         failpoint("staged")?;

@@ -9,6 +9,7 @@
 
 use std::collections::HashSet;
 use std::fmt::Write;
+use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -60,6 +61,8 @@ static SYNCED: LazyLock<Arc<Synced>> = LazyLock::new(|| Arc::new(Synced));
 pub(super) struct Table {
     pub(super) name: String,
     uri: String,
+    /// The folder of a local database.
+    folder: Option<String>,
     store: Option<ObjectStoreParams>,
     /// The version that was read or committed last; `None` while there is no table.
     pub(super) dataset: Option<Arc<Dataset>>,
@@ -83,8 +86,12 @@ impl Table {
         durability: Durability,
     ) -> Result<Self, StageError> {
         let is_local = !uri.contains("://");
-        let (uri, store) = if is_local {
-            let folder = writable_folder(uri)?;
+        let folder = if is_local {
+            Some(writable_folder(uri)?)
+        } else {
+            None
+        };
+        let (uri, store) = if let Some(folder) = &folder {
             let path = format!("{folder}/{name}.lance");
             match durability {
                 Durability::Process => (path, None),
@@ -104,6 +111,7 @@ impl Table {
         let mut table = Self {
             name: name.to_owned(),
             uri,
+            folder,
             store,
             dataset: None,
             has_text_index: false,
@@ -130,6 +138,16 @@ impl Table {
 
     /// Makes the table; if another writer was first, opens that one.
     pub(super) async fn create(&mut self, schema: Schema) -> Result<(), StageError> {
+        // Of two that make a table at one moment, lance lets the second one
+        // write over the first one's. On an object store nothing prevents it.
+        let _lock = match &self.folder {
+            Some(folder) => Some(lock(folder, &self.name).await?),
+            None => None,
+        };
+        self.reload().await?;
+        if self.dataset.is_some() {
+            return Ok(());
+        }
         let params = WriteParams {
             mode: WriteMode::Create,
             // Later formats scan multi-vectors about three times slower.
@@ -152,16 +170,29 @@ impl Table {
         }
     }
 
-    /// Adds columns that are null in the rows that are there.
+    /// Adds columns that are null in the rows that are there. If another writer
+    /// was first, takes the table as that one left it: the caller looks again.
     pub(super) async fn add_columns(&mut self, columns: Vec<Field>) -> Result<(), StageError> {
         let mut dataset = Dataset::clone(self.latest()?);
         let added = NewColumnTransform::AllNulls(Arc::new(Schema::new(columns)));
-        dataset
-            .add_columns(added, None, None)
-            .await
-            .map_err(|error| self.cannot("add a column to", error))?;
-        self.dataset = Some(Arc::new(dataset));
-        Ok(())
+        match dataset.add_columns(added, None, None).await {
+            Ok(()) => {
+                self.dataset = Some(Arc::new(dataset));
+                Ok(())
+            }
+            Err(error) if is_conflict(&error) => self.reload().await,
+            Err(error) => {
+                let problem = self.cannot("add a column to", error);
+                // A column of that name may be there by now.
+                let before = self.schema();
+                self.reload().await?;
+                if self.schema() == before {
+                    Err(problem)
+                } else {
+                    Ok(())
+                }
+            }
+        }
     }
 
     /// Writes rows that nobody sees before [`Table::replace`] takes them in.
@@ -322,12 +353,40 @@ impl Table {
         let problem = format!("cannot {act} table `{}`", self.name);
         if crate::disk::is_full(&error) {
             let problem = format!("{problem}: the disk is full");
-            let hint = "make room and run again: it goes on where it stopped, and what was stored stays";
+            let hint =
+                "make room and run again: it goes on where it stopped, and what was stored stays";
             return StageError::caused(problem, hint, error);
         }
-        let hint = "mend the cause (no permission, files removed) and run again: what was stored stays";
+        let hint =
+            "mend the cause (no permission, files removed) and run again: what was stored stays";
         StageError::caused(problem, hint, error)
     }
+}
+
+/// Waits until no other process makes the table `name`; until the file is dropped.
+async fn lock(folder: &str, name: &str) -> Result<File, StageError> {
+    let path = Path::new(folder).join(format!(".{name}.lock"));
+    let locked = tokio::task::spawn_blocking(move || {
+        let mut options = File::options();
+        let file = options
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(path)?;
+        match file.lock() {
+            // A file system without locks.
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => Ok(file),
+            locked => locked.map(|()| file),
+        }
+    });
+    let locked = locked.await.map_err(std::io::Error::other);
+    locked.and_then(|locked| locked).map_err(|error| {
+        StageError::caused(
+            format_args!("cannot write to the folder `{folder}`"),
+            "set `uri` to a folder that this user may write to",
+            error,
+        )
+    })
 }
 
 fn key_of(document: &DocumentId) -> u64 {

@@ -108,7 +108,9 @@ async fn read(dataset: &Dataset) -> lance::Result<Vec<StoredDocument>> {
             column(CONTENT_HASH),
             column(FINGERPRINT),
         ) else {
-            return Err(lance::Error::internal("the table lacks the columns of every row"));
+            return Err(lance::Error::internal(
+                "the table lacks the columns of every row",
+            ));
         };
         for row in 0..batch.num_rows() {
             let Some(id) = DocumentId::from_hex(ids.value(row)) else {

@@ -314,11 +314,13 @@ impl Opened {
                 self.columns.check(self.table.name(), &schema)?;
             }
         }
-        if let Some(schema) = self.table.schema() {
+        loop {
+            let schema = self.table.schema().expect("made above");
             let columns = self.columns.to_add(&schema, &items);
-            if !columns.is_empty() {
-                self.table.add_columns(columns).await?;
+            if columns.is_empty() {
+                break;
             }
+            self.table.add_columns(columns).await?;
         }
         let schema = self.table.schema().expect("made above");
         let batch = rows::batch(self.table.name(), &schema, &self.fingerprint, &items)?;

@@ -195,7 +195,10 @@ async fn every_type_of_field_is_read_back_and_pixels_are_no_column() {
         column("media_type").as_string::<i32>().value(0),
         "application/pdf"
     );
-    assert_eq!(column("fingerprint").as_string::<i32>().value(0), "0123456789abcdef");
+    assert_eq!(
+        column("fingerprint").as_string::<i32>().value(0),
+        "0123456789abcdef"
+    );
     let vector = column("vector").as_fixed_size_list().value(0);
     assert_eq!(vector.as_primitive::<Float32Type>().values(), &[0.5, 0.25]);
     let vectors = column("vectors").as_list::<i32>().value(0);

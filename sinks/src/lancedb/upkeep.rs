@@ -75,13 +75,12 @@ impl Table {
             .map_err(|error| self.cannot("read", error))?;
         Ok(indices.iter().any(|index| index.fields.contains(&field.id)))
     }
-
 }
 
 /// So many commits are made before the table is tidied up beside the run.
 const COMMITS_BETWEEN: usize = 32;
 /// And so much time passes at least.
-const TIME_BETWEEN: Duration = Duration::from_secs(60);
+const TIME_BETWEEN: Duration = Duration::from_mins(1);
 
 /// Puts small fragments together, indexes new rows and removes old versions,
 /// now and then beside the run and at its end. The rows are durable without
@@ -125,7 +124,9 @@ impl Upkeep {
             }
             Some(_) | None => {}
         }
-        let Some(dataset) = &table.dataset else { return };
+        let Some(dataset) = &table.dataset else {
+            return;
+        };
         (self.n_commits, self.last) = (0, Some(Instant::now()));
         let (dataset, name) = (Dataset::clone(dataset), table.name.clone());
         self.under_way = Some(tokio::spawn(tidy_up(dataset, name)));

@@ -18,7 +18,10 @@ pub(in super::super) fn failpoint(step: &str) -> Result<(), StageError> {
         Some((at, panics)) if at == step => {
             BREAK_AT.set(None);
             assert!(!panics, "injected at `{step}`");
-            Err(StageError::fatal(format_args!("injected at `{step}`"), "none"))
+            Err(StageError::fatal(
+                format_args!("injected at `{step}`"),
+                "none",
+            ))
         }
         _ => Ok(()),
     }
@@ -27,7 +30,9 @@ pub(in super::super) fn failpoint(step: &str) -> Result<(), StageError> {
 const STEPS: [&str; 3] = ["written", "committed", "acked"];
 
 async fn undisturbed(folder: &str) -> Vec<String> {
-    let mut sink = open(config(folder), &TEXT_AND_VECTOR).await.expect("opened");
+    let mut sink = open(config(folder), &TEXT_AND_VECTOR)
+        .await
+        .expect("opened");
     store(&mut sink, pages("a.pdf", 3, "new")).await;
     store(&mut sink, pages("b.pdf", 2, "new")).await;
     sink.finish().await.expect("finished");
@@ -41,7 +46,9 @@ async fn an_error_at_any_step_of_a_commit_is_made_good_by_trying_again() {
     for step in STEPS {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let folder = folder.path().to_str().expect("UTF-8");
-        let mut sink = open(config(folder), &TEXT_AND_VECTOR).await.expect("opened");
+        let mut sink = open(config(folder), &TEXT_AND_VECTOR)
+            .await
+            .expect("opened");
         store(&mut sink, pages("a.pdf", 3, "new")).await;
         store(&mut sink, pages("b.pdf", 2, "new")).await;
         BREAK_AT.set(Some((step, false)));
@@ -60,17 +67,21 @@ async fn a_process_that_dies_at_any_step_of_a_commit_leaves_what_the_next_one_co
     for step in STEPS {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let folder = folder.path().to_str().expect("UTF-8").to_owned();
-        let mut sink = open(config(&folder), &TEXT_AND_VECTOR).await.expect("opened");
+        let mut sink = open(config(&folder), &TEXT_AND_VECTOR)
+            .await
+            .expect("opened");
         store(&mut sink, pages("a.pdf", 3, "old")).await;
         sink.finish().await.expect("finished");
-        let dies = async {
-            let mut sink = open(config(&folder), &TEXT_AND_VECTOR).await.expect("opened");
+        let commit = async {
+            let mut sink = open(config(&folder), &TEXT_AND_VECTOR)
+                .await
+                .expect("opened");
             store(&mut sink, pages("a.pdf", 3, "new")).await;
             store(&mut sink, pages("b.pdf", 2, "new")).await;
             BREAK_AT.set(Some((step, true)));
             let _ = sink.idle().await;
         };
-        let died = AssertUnwindSafe(dies).catch_unwind().await;
+        let died = AssertUnwindSafe(commit).catch_unwind().await;
         assert!(died.is_err(), "`{step}` was not passed");
         // Half a document is never seen.
         let seen = rows(&folder).await;
@@ -83,7 +94,9 @@ async fn a_process_that_dies_at_any_step_of_a_commit_leaves_what_the_next_one_co
 async fn a_document_that_is_gone_loses_its_rows() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let folder = folder.path().to_str().expect("UTF-8");
-    let mut sink = open(config(folder), &TEXT_AND_VECTOR).await.expect("opened");
+    let mut sink = open(config(folder), &TEXT_AND_VECTOR)
+        .await
+        .expect("opened");
     store(&mut sink, pages("a.pdf", 3, "new")).await;
     store(&mut sink, pages("b.pdf", 1, "new")).await;
     sink.end_document(removed("a.pdf")).await.expect("taken");
@@ -95,7 +108,9 @@ async fn a_document_that_is_gone_loses_its_rows() {
 async fn the_inventory_names_each_document_and_the_mark_spares_the_reading() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let folder = folder.path().to_str().expect("UTF-8");
-    let mut sink = open(config(folder), &TEXT_AND_VECTOR).await.expect("opened");
+    let mut sink = open(config(folder), &TEXT_AND_VECTOR)
+        .await
+        .expect("opened");
     let empty = sink.inventory(None).await.expect("read");
     assert_eq!(empty, Inventory::Documents(Vec::new()));
     store(&mut sink, pages("a.pdf", 3, "new")).await;
@@ -103,7 +118,9 @@ async fn the_inventory_names_each_document_and_the_mark_spares_the_reading() {
     sink.finish().await.expect("finished");
     let mark = sink.mark().expect("nobody else wrote");
 
-    let mut sink = open(config(folder), &TEXT_AND_VECTOR).await.expect("opened");
+    let mut sink = open(config(folder), &TEXT_AND_VECTOR)
+        .await
+        .expect("opened");
     let unchanged = sink.inventory(Some(&mark)).await.expect("read");
     assert_eq!(unchanged, Inventory::Unchanged);
     let Inventory::Documents(mut documents) = sink.inventory(None).await.expect("read") else {
@@ -119,12 +136,16 @@ async fn the_inventory_names_each_document_and_the_mark_spares_the_reading() {
 async fn the_mark_is_lost_when_somebody_else_writes_and_found_again_by_the_inventory() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let folder = folder.path().to_str().expect("UTF-8");
-    let mut ours = open(config(folder), &TEXT_AND_VECTOR).await.expect("opened");
+    let mut ours = open(config(folder), &TEXT_AND_VECTOR)
+        .await
+        .expect("opened");
     ours.inventory(None).await.expect("read");
     store(&mut ours, pages("a.pdf", 1, "new")).await;
     ours.idle().await.expect("committed");
     assert!(ours.mark().is_some());
-    let mut theirs = open(config(folder), &TEXT_AND_VECTOR).await.expect("opened");
+    let mut theirs = open(config(folder), &TEXT_AND_VECTOR)
+        .await
+        .expect("opened");
     store(&mut theirs, pages("b.pdf", 1, "new")).await;
     theirs.idle().await.expect("committed");
     store(&mut ours, pages("c.pdf", 1, "new")).await;

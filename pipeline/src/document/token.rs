@@ -1,0 +1,227 @@
+//! What counts one item: a token while it moves, an ack while it is in a sink.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use super::{Document, HELD, IN_FLIGHT, PageOf, Unit};
+
+/// Counts one item of a document as moving for as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Token {
+    document: Arc<Document>,
+    unit: Option<Arc<Unit>>,
+    /// [`IN_FLIGHT`] or [`HELD`].
+    counts_as: u64,
+    held_by: usize,
+    /// Which item of its batch it is, or was made from: a union may bring
+    /// several of one key.
+    slot: usize,
+}
+
+impl Token {
+    pub(super) fn in_flight(document: Arc<Document>) -> Self {
+        Self {
+            document,
+            unit: None,
+            counts_as: IN_FLIGHT,
+            held_by: 0,
+            slot: 0,
+        }
+    }
+
+    pub(crate) fn slot(&self) -> usize {
+        self.slot
+    }
+
+    pub(crate) fn set_slot(&mut self, slot: usize) {
+        self.slot = slot;
+    }
+
+    pub(crate) fn document(&self) -> &Arc<Document> {
+        &self.document
+    }
+
+    /// Whether the item was made from a page.
+    pub(crate) fn is_of_page(&self) -> bool {
+        self.unit.is_some()
+    }
+
+    /// Counts the item as one of the page that `node` makes, from now on.
+    pub(crate) fn join_page(&mut self, node: &Arc<str>, page: u32) {
+        let unit = self.document.unit(node, page);
+        unit.counts.fetch_add(IN_FLIGHT, Ordering::SeqCst);
+        if let Some(old) = self.unit.replace(unit) {
+            self.document.leave_page(&old, IN_FLIGHT);
+        }
+    }
+
+    /// More of the page was to come, and may not: no page of the document can
+    /// be taken for done any more before the whole of it is.
+    pub(crate) fn break_off_page(&self) {
+        let has_loose_pages = &self.document.has_loose_pages;
+        has_loose_pages.store(true, Ordering::SeqCst);
+    }
+
+    /// The item of `other` has become a part of this one's.
+    pub(crate) fn merge_page(&self, other: &Self) {
+        let is_same = match (&self.unit, &other.unit) {
+            (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
+            (None, None) => true,
+            _ => false,
+        };
+        if !is_same {
+            self.break_off_page();
+        }
+    }
+
+    /// The item has reached the sink that stands `sink`-th: it moves no more,
+    /// but is not durable yet.
+    pub(crate) fn arrive(mut self, sink: usize) -> Ack {
+        let document = Arc::clone(&self.document);
+        document.unacked.fetch_add(1, Ordering::SeqCst);
+        let unit = self.unit.take();
+        if let Some(unit) = &unit {
+            unit.counts.fetch_sub(IN_FLIGHT - 1, Ordering::SeqCst);
+        }
+        drop(self);
+        Ack {
+            document,
+            unit,
+            sink: Some(sink),
+            is_durable: false,
+        }
+    }
+
+    /// The item is held by the gathering node that stands `place`-th in the graph.
+    pub(crate) fn hold(&mut self, place: usize) {
+        if self.counts_as == HELD {
+            return;
+        }
+        (self.counts_as, self.held_by) = (HELD, place);
+        *self.document.held_by().entry(place).or_default() += 1;
+        self.document.moved(IN_FLIGHT - HELD);
+    }
+
+    /// The item moves on.
+    pub(crate) fn let_go(&mut self) {
+        if self.counts_as == IN_FLIGHT {
+            return;
+        }
+        self.document
+            .moving
+            .fetch_add(IN_FLIGHT - HELD, Ordering::SeqCst);
+        self.document.no_longer_held_by(self.held_by);
+        self.counts_as = IN_FLIGHT;
+    }
+}
+
+impl Clone for Token {
+    fn clone(&self) -> Self {
+        self.document.moving.fetch_add(IN_FLIGHT, Ordering::SeqCst);
+        if let Some(unit) = &self.unit {
+            unit.counts.fetch_add(IN_FLIGHT, Ordering::SeqCst);
+        }
+        Self {
+            document: Arc::clone(&self.document),
+            unit: self.unit.clone(),
+            counts_as: IN_FLIGHT,
+            held_by: 0,
+            slot: self.slot,
+        }
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        if let Some(unit) = self.unit.take() {
+            self.document.leave_page(&unit, IN_FLIGHT);
+        }
+        if self.counts_as == HELD {
+            self.document.no_longer_held_by(self.held_by);
+        }
+        self.document.moved(self.counts_as);
+    }
+}
+
+/// The promise to store one item, or the end of a document: made when it
+/// reaches a sink, kept by [`Ack::durable`]. Dropping it instead marks the
+/// document as failed, so that the next run does it again.
+#[derive(Debug)]
+#[must_use = "an ack that is dropped leaves its document undone"]
+pub struct Ack {
+    document: Arc<Document>,
+    /// The page that the item was made from, until it is staged.
+    unit: Option<Arc<Unit>>,
+    /// The sink that the item reached; none for the end of a document.
+    sink: Option<usize>,
+    is_durable: bool,
+}
+
+impl Ack {
+    /// For the end of a document, whose count of what is unacked has it already.
+    pub(super) fn of_end(document: &Arc<Document>, is_durable: bool) -> Self {
+        Self {
+            document: Arc::clone(document),
+            unit: None,
+            sink: None,
+            is_durable,
+        }
+    }
+
+    /// The item is durable.
+    pub fn durable(mut self) {
+        self.is_durable = true;
+    }
+
+    /// The document that the item belongs to.
+    pub fn document(&self) -> &Arc<Document> {
+        &self.document
+    }
+
+    /// Whether all items of this one's page are in their sinks or set aside,
+    /// so that the page can be staged; see [`Stager`](crate::Stager). Items of
+    /// no page, and those that are staged already, cannot.
+    pub fn can_be_staged(&self) -> bool {
+        let unit = self.unit.as_ref();
+        unit.is_some_and(|unit| unit.counts.load(Ordering::SeqCst) < IN_FLIGHT)
+    }
+
+    /// The page that the item was made from.
+    pub(crate) fn page_of(&self) -> Option<PageOf> {
+        self.unit.as_deref().map(Unit::page_of)
+    }
+
+    /// The item is staged: durable, though in no version of the table yet.
+    pub(crate) fn staged(&mut self) {
+        if let Some(unit) = self.unit.take() {
+            self.document.leave_page(&unit, 1);
+        }
+    }
+}
+
+impl Drop for Ack {
+    fn drop(&mut self) {
+        if self.is_durable {
+            // Not staged but stored for good: a later run would not find it
+            // among the rows to take over, and replace it by what comes then.
+            if self.unit.is_some() {
+                let has_loose_pages = &self.document.has_loose_pages;
+                has_loose_pages.store(true, Ordering::SeqCst);
+            }
+            self.staged();
+            if let Some(sink) = self.sink {
+                let rows = &self.document.rows;
+                let mut rows = rows.lock().unwrap_or_else(PoisonError::into_inner);
+                *rows.entry(sink).or_default() += 1;
+                drop(rows);
+                self.document.n_stored.fetch_add(1, Ordering::AcqRel);
+                let n_durable = &self.document.tracker.n_durable;
+                n_durable.fetch_add(1, Ordering::AcqRel);
+            }
+        } else {
+            // Its page stays undone.
+            self.document.fail();
+        }
+        self.document.acked();
+    }
+}
