@@ -11,10 +11,10 @@ pub(crate) fn is_full(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref::<io::Error>() {
-            let is_full = error
+            let says_so = error
                 .raw_os_error()
                 .is_some_and(|code| NO_ROOM.contains(&code));
-            if is_full || error.get_ref().is_some_and(|inner| is_full(inner)) {
+            if says_so || error.get_ref().is_some_and(|inner| is_full(inner)) {
                 return true;
             }
         }
