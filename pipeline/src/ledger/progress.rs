@@ -76,6 +76,11 @@ impl Progress {
         self.ledger.as_ref()
     }
 
+    /// Whether pages are counted, so that a run can resume inside a document.
+    pub(crate) fn can_stage(&self) -> bool {
+        self.can_stage
+    }
+
     pub(crate) fn fingerprint(&self) -> &str {
         &self.fingerprint
     }

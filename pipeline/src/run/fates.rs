@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
 use super::test_kinds::{Act, Place, World, lock};
 use crate::StageError;
@@ -137,6 +138,8 @@ fn a_sink_that_cannot_commit_at_first_tries_again_with_what_it_keeps() {
         let nodes = marks("").replace("to = 4", &format!("to = {to}"));
         let ran = place.run(&format!("{nodes}{RETRY}\n"), World::new(&place.tables));
         assert_eq!(ran.counts("k")[2], u64::from(n_failures));
+        // A sink has more to do at its end than to commit.
+        assert_eq!(ran.world.n_finished.load(Ordering::SeqCst), 1);
         assert_eq!(place.tables.rows("t").len(), to);
         assert_eq!(place.documents().len(), to);
     }

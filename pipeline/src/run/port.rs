@@ -24,7 +24,7 @@ pub(super) struct Port {
     /// How long the sends of this batch waited for room.
     pub(super) blocked: Duration,
     /// What left the node in this attempt at a batch, sent or set aside.
-    pub(super) left: HashMap<Leaving, usize>,
+    pub(super) left: Vec<Leaving>,
     /// What left in earlier attempts: it must not leave a second time.
     pub(super) left_before: HashMap<Leaving, usize>,
     /// Items of this batch that failed and may be tried again.
@@ -60,8 +60,8 @@ impl Port {
 
     /// A further attempt at the batch begins: what has left stays so.
     pub(super) fn begin_again(&mut self) {
-        for (leaving, n) in self.left.drain() {
-            *self.left_before.entry(leaving).or_default() += n;
+        for leaving in self.left.drain(..) {
+            *self.left_before.entry(leaving).or_default() += 1;
         }
     }
 
@@ -73,18 +73,19 @@ impl Port {
     /// Whether the item itself has left in some attempt.
     pub(super) fn has_left(&self, item: &Item) -> bool {
         let leaving = (slot(item), item.key());
-        self.left.contains_key(&leaving) || self.left_before.contains_key(&leaving)
+        self.left.contains(&leaving) || self.left_before.contains_key(&leaving)
     }
 
     /// Notes that an item leaves; false if an earlier attempt sent it.
     pub(super) fn leaves(&mut self, item: &Item) -> bool {
         let leaving = (slot(item), item.key());
+        // Empty in the first attempt, which is nearly always the only one.
         let left_before = self.left_before.get_mut(&leaving).filter(|n| **n > 0);
         let is_new = left_before.is_none();
         if let Some(n) = left_before {
             *n -= 1;
         }
-        *self.left.entry(leaving).or_default() += 1;
+        self.left.push(leaving);
         is_new
     }
 
@@ -98,7 +99,9 @@ impl Port {
         // way, and begins one otherwise.
         let token = token.or_else(|| tracker.token_for(key.document));
         let mut token = token.unwrap_or_else(|| tracker.begin(item.origin()));
-        if let (Some(page), false) = (key.page, token.is_of_page()) {
+        // Only a run that can resume inside documents counts pages.
+        let counts_pages = self.shared.progress.can_stage();
+        if let (Some(page), false, true) = (key.page, token.is_of_page(), counts_pages) {
             if token.document().has_page(&self.node, page) {
                 return false;
             }

@@ -279,6 +279,41 @@ fn staged_pages_of_other_content_or_another_configuration_are_made_again() {
 }
 
 #[test]
+fn a_page_that_broke_off_is_made_again_as_a_whole() {
+    let place = Place::default();
+    let nodes = one_document("parts = 2\n", "");
+    let panic = |tag: &str, item: &str| match (tag, item) {
+        ("pages", "d003#3.2") => Act::Panic,
+        _ => Act::Pass,
+    };
+    place.tables.with("t", |table| table.n_failures = 100);
+    let ran = place.run(&nodes, World::new(&place.tables).with_hook(panic));
+    assert!(ran.ended.is_err());
+    assert!(!place.durable_pages(4, "t").contains(&(uri(3), 3)));
+    place.tables.with("t", |table| table.n_failures = 0);
+    let ran = place.run(&nodes, World::new(&place.tables));
+    assert_eq!(ran.report().totals.documents_done, 1);
+    assert_eq!(place.tables.rows("t"), expected_rows(3, 0, 2, "a"));
+    assert!(place.letters().is_empty());
+}
+
+#[test]
+fn a_document_that_its_source_gave_up_half_sent_is_not_done() {
+    let place = Place::default();
+    let hasty = pages("to = 0\nis_hasty = true", "").replace(
+        "input = 's'",
+        "input = 's'\nedge = { max_items = 1, max_bytes = 1 }",
+    );
+    let ran = place.run(&hasty, World::new(&place.tables));
+    assert!(ran.ended.is_ok());
+    let given_up = lock(&ran.world.known).pop().expect("the edge was full");
+    let documents = place.documents();
+    let number: usize = given_up[1..].parse().expect("its number");
+    assert!(!documents.contains_key(&given_up));
+    assert_eq!(documents.len(), number);
+}
+
+#[test]
 fn a_graph_that_makes_one_item_of_many_stages_nothing() {
     let place = Place::default();
     let nodes = one_document("", "") + "[p.stage.b]\nkind = 'book'\ninput = 'p'\n";

@@ -7,6 +7,7 @@ mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub(super) struct World {
     pub(super) hook: Hook,
     /// Pages that were made, as often as they were.
     pub(super) made: Mutex<Vec<(String, u32)>>,
+    /// Sinks that came to the end of their `finish`.
+    pub(super) n_finished: AtomicU64,
     /// What the sources found of earlier runs.
     pub(super) known: Mutex<Vec<String>>,
 }
@@ -57,6 +60,7 @@ impl World {
             faults: Faults::default(),
             hook: Box::new(|_, _| Act::Pass),
             made: Mutex::default(),
+            n_finished: AtomicU64::new(0),
             known: Mutex::default(),
         }
     }

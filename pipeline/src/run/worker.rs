@@ -44,7 +44,7 @@ impl Worker {
             metrics: Arc::clone(&self.metrics),
             on_error: self.on_error,
             blocked: Duration::ZERO,
-            left: HashMap::new(),
+            left: Vec::new(),
             left_before: HashMap::new(),
             failed: Vec::new(),
             last_page: None,

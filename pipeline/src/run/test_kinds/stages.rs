@@ -3,6 +3,7 @@
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde::Deserialize;
 
@@ -67,6 +68,9 @@ pub(super) struct PapersConfig {
     /// Removes these.
     #[serde(default)]
     removes: Vec<u32>,
+    /// Sends until an edge is full, and gives that document up.
+    #[serde(default)]
+    is_hasty: bool,
 }
 
 impl SourceConfig for PapersConfig {
@@ -119,6 +123,16 @@ impl Source for Papers {
             let known = outlet.known()?.into_iter().map(|known| known.uri);
             lock(&self.world.known).extend(known);
             let config = &self.config;
+            for number in (config.from..).take_while(|_| config.is_hasty) {
+                let item = Item::of_text(uri(number), "version 0").with("number", number);
+                match outlet.send(item).now_or_never() {
+                    Some(sent) => sent?,
+                    None => {
+                        lock(&self.world.known).push(uri(number));
+                        return Ok(());
+                    }
+                }
+            }
             for number in config.from..config.to {
                 if outlet.is_draining() {
                     break;
@@ -185,10 +199,14 @@ impl Pages {
             for part in 1..=self.config.parts {
                 self.world.faults.cross("pages: before a send")?;
                 let made = item.clone().with_page(page);
-                outlet.send(match self.config.parts {
+                let made = match self.config.parts {
                     1 => made,
                     _ => made.with_part(part),
-                })?;
+                };
+                if (self.world.hook)("pages", &made.label().to_string()) == Act::Panic {
+                    resume_unwind(Box::new("poison"));
+                }
+                outlet.send(made)?;
             }
         }
         self.world.faults.cross("pages: after the last send")

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use futures::future::BoxFuture;
@@ -340,6 +341,7 @@ impl Sink for TableSink {
                     table.staged.remove(number);
                 }
             });
+            self.world.n_finished.fetch_add(1, Ordering::SeqCst);
             Ok(())
         })
     }
