@@ -125,13 +125,11 @@ impl Source for Papers {
             let config = &self.config;
             for number in (config.from..).take_while(|_| config.is_hasty) {
                 let item = Item::of_text(uri(number), "version 0").with("number", number);
-                match outlet.send(item).now_or_never() {
-                    Some(sent) => sent?,
-                    None => {
-                        lock(&self.world.known).push(uri(number));
-                        return Ok(());
-                    }
-                }
+                let Some(sent) = outlet.send(item).now_or_never() else {
+                    lock(&self.world.known).push(uri(number));
+                    return Ok(());
+                };
+                sent?;
             }
             for number in config.from..config.to {
                 if outlet.is_draining() {
