@@ -2,6 +2,7 @@
 
 mod diagnostic;
 pub(crate) mod errors;
+mod explain;
 mod flow;
 mod interpolate;
 pub(crate) mod node;
