@@ -27,6 +27,8 @@ struct Shared {
     file: Mutex<BufWriter<File>>,
     began: Instant,
     n_lanes: AtomicU32,
+    /// Each is drawn as a process.
+    pipelines: Mutex<Vec<String>>,
     has_failed: AtomicBool,
 }
 
@@ -43,6 +45,7 @@ impl Trace {
                 file: Mutex::new(file),
                 began: Instant::now(),
                 n_lanes: AtomicU32::new(0),
+                pipelines: Mutex::default(),
                 has_failed: AtomicBool::new(false),
             }),
         })
@@ -78,6 +81,24 @@ impl Trace {
         micros(self.shared.began.elapsed())
     }
 
+    /// The number of a pipeline, from 1.
+    fn pipeline(&self, name: &str) -> usize {
+        let mut pipelines = self
+            .shared
+            .pipelines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = pipelines.iter().position(|known| known == name) {
+            return place + 1;
+        }
+        pipelines.push(name.to_owned());
+        let number = pipelines.len();
+        self.write(&json!({
+            "ph": "M", "name": "process_name", "pid": number, "args": { "name": name }
+        }));
+        number
+    }
+
     fn write(&self, event: &serde_json::Value) {
         if writeln!(self.lock(), "{event},").is_err() {
             // The run matters more than its picture; `finish` tells.
@@ -90,47 +111,60 @@ impl Trace {
 /// does nothing.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Lane {
-    trace: Option<(Trace, u32)>,
+    drawn: Option<Drawn>,
+}
+
+#[derive(Debug, Clone)]
+struct Drawn {
+    trace: Trace,
+    pipeline: usize,
+    number: u32,
 }
 
 impl Lane {
-    pub(crate) fn new(trace: Option<&Trace>, name: &str) -> Self {
-        let trace = trace.map(|trace| {
+    pub(crate) fn new(trace: Option<&Trace>, pipeline: &str, name: &str) -> Self {
+        let drawn = trace.map(|trace| {
+            let pipeline = trace.pipeline(pipeline);
             let number = trace.shared.n_lanes.fetch_add(1, Ordering::Relaxed);
             trace.write(&json!({
-                "ph": "M", "name": "thread_name", "pid": 1, "tid": number, "args": { "name": name }
+                "ph": "M", "name": "thread_name", "pid": pipeline, "tid": number,
+                "args": { "name": name }
             }));
             trace.write(&json!({
-                "ph": "M", "name": "thread_sort_index", "pid": 1, "tid": number,
+                "ph": "M", "name": "thread_sort_index", "pid": pipeline, "tid": number,
                 "args": { "sort_index": number }
             }));
-            (trace.clone(), number)
+            Drawn {
+                trace: trace.clone(),
+                pipeline,
+                number,
+            }
         });
-        Self { trace }
+        Self { drawn }
     }
 
-    /// Draws a batch of `n_items`, from `since` until now.
-    pub(crate) fn work(&self, name: &str, since: Instant, n_items: usize) {
-        if let Some((trace, number)) = &self.trace {
-            trace.write(&json!({
-                "ph": "X", "name": name, "cat": "busy", "pid": 1, "tid": number,
-                "ts": micros(since.saturating_duration_since(trace.shared.began)),
-                "dur": micros(since.elapsed()), "args": { "items": n_items },
-            }));
-        }
+    /// Draws a batch of `n_items`, from `since` until now; for `blocked` of that
+    /// time it waited for room.
+    pub(crate) fn work(&self, name: &str, since: Instant, n_items: usize, blocked: Duration) {
+        let Some(drawn) = &self.drawn else { return };
+        let began = since.saturating_duration_since(drawn.trace.shared.began);
+        drawn.trace.write(&json!({
+            "ph": "X", "name": name, "cat": "busy", "pid": drawn.pipeline, "tid": drawn.number,
+            "ts": micros(began), "dur": micros(since.elapsed()),
+            "args": { "items": n_items, "blocked_ms": micros(blocked) / 1e3 },
+        }));
     }
 
     /// Draws a wait that ended now.
     pub(crate) fn wait(&self, name: &str, time: Duration) {
-        if let Some((trace, number)) = &self.trace
-            && time >= SHORTEST_WAIT
-        {
-            let end = trace.shared.began.elapsed();
-            trace.write(&json!({
-                "ph": "X", "name": name, "cat": "waiting", "pid": 1, "tid": number,
-                "ts": micros(end.saturating_sub(time)), "dur": micros(time),
-            }));
-        }
+        let Some(drawn) = self.drawn.as_ref().filter(|_| time >= SHORTEST_WAIT) else {
+            return;
+        };
+        let end = drawn.trace.shared.began.elapsed();
+        drawn.trace.write(&json!({
+            "ph": "X", "name": name, "cat": "waiting", "pid": drawn.pipeline, "tid": drawn.number,
+            "ts": micros(end.saturating_sub(time)), "dur": micros(time),
+        }));
     }
 }
 
@@ -147,8 +181,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("trace.json");
         let trace = Trace::create(&path).expect("made");
-        let lane = Lane::new(Some(&trace), "render-0");
-        lane.work("render", Instant::now(), 3);
+        let lane = Lane::new(Some(&trace), "pages", "render-0");
+        lane.work("render", Instant::now(), 3, Duration::ZERO);
         lane.wait("starved", Duration::from_millis(2));
         lane.wait("blocked", Duration::from_nanos(2));
         trace.finish().expect("written");
@@ -158,9 +192,9 @@ mod tests {
             .iter()
             .filter_map(|event| event["name"].as_str())
             .collect();
-        let expected = ["thread_name", "thread_sort_index", "render", "starved"];
-        assert_eq!(names[..4], expected);
-        assert_eq!(names[4..], ["end"]);
-        assert_eq!(events[2]["args"]["items"], 3);
+        let expected = ["process_name", "thread_name", "thread_sort_index"];
+        assert_eq!(names[..3], expected);
+        assert_eq!(names[3..], ["render", "starved", "end"]);
+        assert_eq!(events[3]["args"]["items"], 3);
     }
 }

@@ -74,7 +74,7 @@ impl SinkRunner {
         let since = Instant::now();
         let opened = self.sink.open(&self.input).await;
         self.metrics.spend(Spent::Busy, since.elapsed());
-        self.lane.work("open", since, 0);
+        self.lane.work("open", since, 0, Duration::ZERO);
         opened
     }
 
@@ -85,7 +85,7 @@ impl SinkRunner {
     ) -> Result<(Inventory, Option<String>), StageError> {
         let since = Instant::now();
         let inventory = self.sink.inventory(mark).await?;
-        self.lane.work("inventory", since, 0);
+        self.lane.work("inventory", since, 0, Duration::ZERO);
         Ok((inventory, self.sink.mark()))
     }
 
@@ -131,7 +131,7 @@ impl SinkRunner {
             let done = self.try_again(done, is_last).await;
             self.metrics.spend(Spent::Busy, since.elapsed());
             if is_last {
-                self.lane.work("finish", since, 0);
+                self.lane.work("finish", since, 0, Duration::ZERO);
             }
             done?;
             self.note(is_last || !patience.is_zero())?;
@@ -151,7 +151,7 @@ impl SinkRunner {
         let stored = self.sink.store(std::mem::take(batch)).await;
         let stored = self.try_again(stored, false).await;
         self.metrics.spend(Spent::Busy, since.elapsed());
-        self.lane.work(&self.node, since, n_items);
+        self.lane.work(&self.node, since, n_items, Duration::ZERO);
         stored?;
         self.note(false)
     }

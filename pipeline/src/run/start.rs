@@ -106,7 +106,7 @@ impl Start {
                         edges: Arc::new(edges),
                         shared: Arc::clone(&shared),
                         metrics,
-                        lane: Lane::new(trace.as_ref(), &name),
+                        lane: Lane::new(trace.as_ref(), &pipeline, &name),
                     };
                     sources.push((source, outlet));
                 }
@@ -125,7 +125,7 @@ impl Start {
                             edges: Arc::clone(&edges),
                             shared: Arc::clone(&shared),
                             metrics: Arc::clone(&metrics),
-                            lane: Lane::new(trace.as_ref(), &lane),
+                            lane: Lane::new(trace.as_ref(), &pipeline, &lane),
                         };
                         threads.extend(spawn(worker, lane, &shared));
                     }
@@ -152,7 +152,7 @@ impl Start {
                         let_go: VecDeque::new(),
                         shared: Arc::clone(&shared),
                         metrics,
-                        lane: Lane::new(trace.as_ref(), &name),
+                        lane: Lane::new(trace.as_ref(), &pipeline, &name),
                         node: name,
                     });
                 }

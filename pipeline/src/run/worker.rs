@@ -84,7 +84,7 @@ impl Running {
         let since = Instant::now();
         let start = catch_unwind(AssertUnwindSafe(|| self.stage.start()));
         self.metrics.spend(Spent::Busy, since.elapsed());
-        self.lane.work("start", since, 0);
+        self.lane.work("start", since, 0, Duration::ZERO);
         start.unwrap_or_else(|panic| Err(panicked("starting", panic.as_ref())))?;
         loop {
             // Room first, then the batch: what waits upstream is not held here.
@@ -136,7 +136,7 @@ impl Running {
         self.metrics.spend(Spent::Blocked, blocked);
         self.metrics
             .spend(Spent::Busy, started.elapsed().saturating_sub(blocked));
-        self.lane.work(&self.port.node, started, n_items);
+        self.lane.work(&self.port.node, started, n_items, blocked);
         ended
     }
 
