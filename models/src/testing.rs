@@ -42,7 +42,8 @@ pub(crate) fn write_tokenizer(folder: &Path) {
         "model": {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##",
             "max_input_chars_per_word": 100, "vocab": vocabulary}
     });
-    fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    fs::write(folder.join("tokenizer.json"), tokenizer.to_string())
+        .expect("the test's own folder can be written");
 }
 
 /// Tensors by name: shape and values.
@@ -135,7 +136,8 @@ impl TinyBert {
             "intermediate_size": self.wide, "max_position_embeddings": self.n_positions,
             "layer_norm_eps": 1e-12
         });
-        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        fs::write(folder.join("config.json"), config.to_string())
+            .expect("the test's own folder can be written");
         write_tokenizer(folder);
         write_tensors(&folder.join("model.safetensors"), &self.tensors);
     }
@@ -244,11 +246,13 @@ pub(crate) fn write_tensors(path: &Path, tensors: &Tensors) {
         .map(|(name, (_, values))| (name, values.iter().flat_map(|v| v.to_le_bytes()).collect()))
         .collect();
     let views = tensors.iter().map(|(name, (shape, _))| {
-        let view = TensorView::new(Dtype::F32, shape.clone(), &bytes[name]).unwrap();
+        let view = TensorView::new(Dtype::F32, shape.clone(), &bytes[name])
+            .expect("as many bytes as the shape says");
         (name.clone(), view)
     });
     let views: BTreeMap<String, TensorView> = views.collect();
-    safetensors::serialize_to_file(views, None, path).unwrap();
+    safetensors::serialize_to_file(views, None, path)
+        .expect("the test's own folder can be written");
 }
 
 /// Numbers from -1 to 1, by splitmix64: the same on every machine.

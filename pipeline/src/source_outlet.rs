@@ -9,6 +9,7 @@ use crate::error::{ItemError, StageError};
 use crate::item::Item;
 use crate::key::{DocumentId, Key, Origin};
 use crate::metrics::{NodeMetrics, Spent, add_one};
+use crate::retry::OnError;
 use crate::run::Shared;
 use crate::trace::Lane;
 
@@ -164,15 +165,8 @@ impl SourceOutlet {
 
     /// A document that was read, and cannot be routed.
     fn set_aside(&self, item: &Item, error: &ItemError) -> Result<(), StageError> {
-        let document = item.token.as_ref().map(|token| &**token.document());
-        let letters = &self.shared.dead_letters;
-        letters.write(&self.node, item.origin(), item.key(), error, document)?;
-        NodeMetrics::count(&self.metrics.dead_letters, 1);
-        add_one(&self.shared.metrics.dead_letters);
-        if let Some(document) = document {
-            document.count_dead(&self.node, item.key());
-        }
-        Ok(())
+        let (shared, metrics) = (&self.shared, &self.metrics);
+        shared.set_aside(&self.node, metrics, OnError::DeadLetter, item, error)
     }
 
     /// Whether the document at `uri` is stored as it is: by the same
@@ -233,8 +227,8 @@ impl SourceOutlet {
     }
 
     fn wants(&self, id: DocumentId) -> bool {
-        self.retries()
-            .is_none_or(|retries| retries.iter().any(|retry| DocumentId::of(&retry.uri) == id))
+        let only = self.shared.only.as_ref();
+        only.is_none_or(|only| only.contains(&id))
     }
 
     /// Sets a document aside that could not even be read.

@@ -19,22 +19,24 @@ mod test_kinds;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use tokio::sync::watch;
 
 use crate::dead_letters::DeadLetters;
-use crate::document::Tracker;
+use crate::document::{Token, Tracker};
 use crate::edge::{Mailbox, Stop};
-use crate::error::StageError;
+use crate::error::{ItemError, StageError};
 use crate::gather::Gather;
 use crate::graph::{Pipeline, Work};
+use crate::item::Item;
 use crate::key::DocumentId;
 use crate::ledger::{Ledger, Progress};
-use crate::metrics::{NodeMetrics, Role, RunMetrics, SinkMeter};
+use crate::metrics::{NodeMetrics, Role, RunMetrics, SinkMeter, add_one};
 use crate::report::{Report, StopReason};
+use crate::retry::OnError;
 use crate::source_outlet::FeedAgain;
 use crate::stage::{Inventory, SinkInput};
 use crate::trace::Trace;
@@ -51,6 +53,8 @@ pub(crate) struct Shared {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) progress: Arc<Progress>,
     pub(crate) options: RunOptions,
+    /// The documents of `options.retries`: no other is sent.
+    pub(crate) only: Option<HashSet<DocumentId>>,
     /// The nodes that gather, by their place in the graph.
     gathers: HashMap<usize, Arc<Gather>>,
     /// The sinks that are told when a document has ended.
@@ -71,6 +75,14 @@ pub struct RunOptions {
     pub trace: Option<Trace>,
 }
 
+impl RunOptions {
+    /// The documents to do again, if it is only these.
+    fn documents(&self) -> Option<HashSet<DocumentId>> {
+        let retries = self.retries.as_ref()?.iter();
+        Some(retries.map(|retry| DocumentId::of(&retry.uri)).collect())
+    }
+}
+
 struct Failure {
     node: String,
     error: StageError,
@@ -89,6 +101,43 @@ impl Shared {
         }
         self.stop.cancel();
     }
+
+    /// Sets an item aside for good, at `node`.
+    ///
+    /// # Errors
+    /// The node stops the run at the first such item, or the letter cannot be
+    /// written: the item would be lost, so its document stays undone.
+    pub(crate) fn set_aside(
+        &self,
+        node: &Arc<str>,
+        metrics: &NodeMetrics,
+        on_error: OnError,
+        item: &Item,
+        error: &ItemError,
+    ) -> Result<(), StageError> {
+        let hint = error.hint.as_deref();
+        let document = item.token.as_ref().map(Token::document);
+        NodeMetrics::count(&metrics.dead_letters, 1);
+        if on_error == OnError::Stop {
+            if let Some(document) = document {
+                document.fail();
+            }
+            let hint = hint.unwrap_or("mend the document, or let `on_error` set such items aside");
+            return Err(StageError::fatal(error.message(&item.label()), hint));
+        }
+        tracing::warn!(node = &**node, hint, "{}", error.message(&item.label()));
+        let known = document.map(|document| &**document);
+        let (origin, key) = (item.origin(), item.key());
+        let written = self.dead_letters.write(node, origin, key, error, known);
+        add_one(&self.metrics.dead_letters);
+        if let Some(document) = document {
+            document.count_dead(node, key);
+            if written.is_err() {
+                document.fail();
+            }
+        }
+        written
+    }
 }
 
 /// A run that stopped before its end.
@@ -106,6 +155,18 @@ pub struct RunError {
     pub report: Option<Box<Report>>,
 }
 
+impl RunError {
+    /// A run that did not come so far as to do anything.
+    fn before_it_began(pipeline: &str, node: &str, error: StageError) -> Self {
+        Self {
+            pipeline: pipeline.to_owned(),
+            node: node.to_owned(),
+            error,
+            report: None,
+        }
+    }
+}
+
 impl Pipeline {
     /// Runs the pipeline to its end: until the sources have no more, or
     /// [`RunControl::drain`] or [`RunControl::cancel`] is called.
@@ -119,12 +180,7 @@ impl Pipeline {
     pub async fn run(self, control: &RunControl) -> Result<Report, RunError> {
         let started = Instant::now();
         let name = self.name.clone();
-        let refused = |node: &str, error| RunError {
-            pipeline: name.clone(),
-            node: node.into(),
-            error,
-            report: None,
-        };
+        let refused = |node: &str, error| RunError::before_it_began(&name, node, error);
         let dead_letters = DeadLetters::open(self.dead_letters.as_deref(), &self.name)
             .map_err(|error| refused("dead_letters", error))?
             .told_to(self.on_dead_letter.clone());
@@ -139,6 +195,7 @@ impl Pipeline {
             progress,
             gathers: self.gathers(),
             options: self.options.clone(),
+            only: self.options.documents(),
             sinks: RwLock::default(),
             failure: Mutex::default(),
             started: Arc::clone(&control.started),
@@ -204,12 +261,7 @@ impl Pipeline {
     /// that cannot say what it holds.
     pub async fn rebuild_ledger(self) -> Result<usize, RunError> {
         let name = self.name.clone();
-        let refused = |node: &str, error| RunError {
-            pipeline: name.clone(),
-            node: node.into(),
-            error,
-            report: None,
-        };
+        let refused = |node: &str, error| RunError::before_it_began(&name, node, error);
         let progress = self
             .open_ledger()
             .map_err(|error| refused("ledger", error))?;
@@ -256,12 +308,8 @@ impl Pipeline {
         let sinks = sinks.map(|node| Arc::clone(&node.name)).collect();
         let fingerprint = self.fingerprint.clone();
         let progress = Progress::new(ledger, fingerprint, sinks, self.can_stage);
-        if let Some(retries) = &self.options.retries {
-            let ids: Vec<DocumentId> = retries
-                .iter()
-                .map(|retry| DocumentId::of(&retry.uri))
-                .collect();
-            progress.undo(&ids)?;
+        if let Some(documents) = self.options.documents() {
+            progress.undo(&documents.into_iter().collect::<Vec<_>>())?;
         }
         Ok(Arc::new(progress))
     }

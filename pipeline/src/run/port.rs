@@ -10,7 +10,7 @@ use crate::edge::EdgeSender;
 use crate::error::{ItemError, StageError};
 use crate::item::Item;
 use crate::key::Key;
-use crate::metrics::{NodeMetrics, add_one};
+use crate::metrics::NodeMetrics;
 use crate::retry::OnError;
 use crate::run::Shared;
 use crate::stage::OutletPort;
@@ -114,37 +114,10 @@ impl Port {
 
     /// Sets an item aside for good.
     pub(super) fn set_aside(&mut self, item: &Item, error: &ItemError) {
-        let (node, hint) = (&*self.node, error.hint.as_deref());
-        let document = item.token.as_ref().map(Token::document);
-        NodeMetrics::count(&self.metrics.dead_letters, 1);
-        if self.on_error == OnError::Stop {
-            if let Some(document) = document {
-                document.fail();
-            }
-            let hint = hint.unwrap_or("mend the document, or let `on_error` set such items aside");
-            let message = error.message(&item.label());
-            self.shared.fail(node, StageError::fatal(message, hint));
-            return;
-        }
-        tracing::warn!(node, hint, "{}", error.message(&item.label()));
-        let letters = &self.shared.dead_letters;
-        let written = letters.write(
-            node,
-            item.origin(),
-            item.key(),
-            error,
-            document.map(|document| &**document),
-        );
-        add_one(&self.shared.metrics.dead_letters);
-        if let Some(document) = document {
-            document.count_dead(&self.node, item.key());
-        }
-        if let Err(error) = written {
-            // Without its letter the item would be lost: the document stays undone.
-            if let Some(document) = document {
-                document.fail();
-            }
-            self.shared.fail(node, error);
+        let shared = &self.shared;
+        let set_aside = shared.set_aside(&self.node, &self.metrics, self.on_error, item, error);
+        if let Err(error) = set_aside {
+            shared.fail(&self.node, error);
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::edge::{Inbox, Taken};
 use crate::error::StageError;
 use crate::gather::{Gather, LetGo};
 use crate::item::Item;
-use crate::metrics::{NodeMetrics, Spent, add_one};
+use crate::metrics::{NodeMetrics, Spent};
 use crate::retry::OnError;
 use crate::stage::{Delivery, Ended, Inventory, Sink, SinkInput};
 use crate::trace::Lane;
@@ -259,22 +259,8 @@ impl SinkRunner {
                     return Err(StageError::Cancelled); // Its partner was dropped on its way.
                 }
                 LetGo::SetAside(item, error) => {
-                    let document = item.token.as_ref().map(|token| &**token.document());
-                    if self.on_error == OnError::Stop {
-                        if let Some(document) = document {
-                            document.fail();
-                        }
-                        let hint = error.hint.as_deref().unwrap_or_default();
-                        return Err(StageError::fatal(error.message(&item.label()), hint));
-                    }
-                    tracing::warn!(node = &*self.node, "{}", error.message(&item.label()));
-                    let letters = &self.shared.dead_letters;
-                    letters.write(&self.node, item.origin(), item.key(), &error, document)?;
-                    NodeMetrics::count(&self.metrics.dead_letters, 1);
-                    add_one(&self.shared.metrics.dead_letters);
-                    if let Some(token) = &item.token {
-                        token.document().count_dead(&self.node, item.key());
-                    }
+                    let (shared, metrics) = (&self.shared, &self.metrics);
+                    shared.set_aside(&self.node, metrics, self.on_error, &item, &error)?;
                 }
             }
         }

@@ -262,7 +262,7 @@ impl LanceDb {
         if opened.indexes_text {
             opened.table.make_text_index(&Field::TEXT.name).await?;
         }
-        opened.upkeep.go_on(&mut opened.table).await;
+        opened.upkeep.go_on(&opened.table, false);
         Ok(())
     }
 
@@ -413,7 +413,7 @@ impl Sink for LanceDb {
             self.commit().await?;
             self.stage_if_due().await?;
             let opened = self.opened();
-            opened.upkeep.idle(&mut opened.table).await;
+            opened.upkeep.go_on(&opened.table, true);
             Ok(())
         })
     }

@@ -100,29 +100,15 @@ impl Upkeep {
         self.n_commits += 1;
     }
 
-    /// Begins to tidy up if enough has changed.
-    pub(super) async fn go_on(&mut self, table: &mut Table) {
+    /// Begins to tidy up if enough has changed; less is enough when there is
+    /// nothing else to do. The version that it makes is found by the next commit.
+    pub(super) fn go_on(&mut self, table: &Table, is_idle: bool) {
+        let enough = if is_idle { 1 } else { COMMITS_BETWEEN };
         let rested = self.last.is_none_or(|last| last.elapsed() >= TIME_BETWEEN);
-        if self.n_commits >= COMMITS_BETWEEN && rested {
-            self.begin(table).await;
-        }
-    }
-
-    /// The same, when there is nothing else to do: then less is enough.
-    pub(super) async fn idle(&mut self, table: &mut Table) {
-        let rested = self.last.is_none_or(|last| last.elapsed() >= TIME_BETWEEN);
-        if self.n_commits > 0 && rested {
-            self.begin(table).await;
-        }
-    }
-
-    async fn begin(&mut self, table: &mut Table) {
-        match self.under_way.take() {
-            Some(task) if !task.is_finished() => {
-                self.under_way = Some(task);
-                return;
-            }
-            Some(_) | None => {}
+        let task = self.under_way.as_ref();
+        let is_under_way = task.is_some_and(|task| !task.is_finished());
+        if self.n_commits < enough || !rested || is_under_way {
+            return;
         }
         let Some(dataset) = &table.dataset else {
             return;
@@ -130,8 +116,6 @@ impl Upkeep {
         (self.n_commits, self.last) = (0, Some(Instant::now()));
         let (dataset, name) = (Dataset::clone(dataset), table.name.clone());
         self.under_way = Some(tokio::spawn(tidy_up(dataset, name)));
-        // The version that the task makes is found by the next commit.
-        tokio::task::yield_now().await;
     }
 
     /// Tidies up, and waits for it.
