@@ -4,6 +4,8 @@ use std::io::Write as _;
 
 use clap::Args;
 use pagemill::pipeline::{BatchPolicy, EdgeLimits, FieldSet, GraphNode, OnError, Role, Unmatched};
+use pagemill::models::{ModelPlaces, resolve};
+use pagemill::stages::{EmbedImageConfig, EmbedTextConfig, PrepareImageConfig};
 use pagemill::{ConfigError, Graph, Resources};
 
 use crate::{ConfigArgs, DONE};
@@ -12,6 +14,9 @@ use crate::{ConfigArgs, DONE};
 #[derive(Args)]
 #[command(after_help = "Example:\n  pagemill check --config pipelines.toml")]
 pub(crate) struct CheckArgs {
+    /// Only these pipelines; all of the file if left out
+    #[arg(value_name = "PIPELINE")]
+    pipelines: Vec<String>,
     #[command(flatten)]
     config: ConfigArgs,
 }
@@ -19,22 +24,51 @@ pub(crate) struct CheckArgs {
 pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<u8> {
     let file = args.config.read()?;
     let resources = pagemill::resources();
-    // Building finds what only this machine knows: folders, models, libraries.
-    let errors = file
-        .pipelines()
+    let names = args.pipelines.iter();
+    let mut graphs = names
+        .map(|name| file.pipeline(Some(name)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let asked_for = !graphs.is_empty();
+    if !asked_for {
+        graphs.extend(file.pipelines());
+    }
+    // Building finds what only this machine knows: folders, models, libraries. A model that
+    // can be fetched is no mistake of a file that holds several pipelines.
+    let places = ModelPlaces::from_environment();
+    let absent = |graph: &Graph| if asked_for { Vec::new() } else { absent_models(graph, &places) };
+    let errors = graphs
         .iter()
+        .filter(|graph| absent(graph).is_empty())
         .filter_map(|graph| file.build(graph, &resources).err());
     if let Some(error) = errors.reduce(ConfigError::and) {
         return Err(error.into());
     }
     let mut stdout = std::io::stdout().lock();
-    for (index, graph) in file.pipelines().iter().enumerate() {
+    for (index, graph) in graphs.iter().enumerate() {
         if index > 0 {
             writeln!(stdout)?;
         }
         write!(stdout, "{}", describe(graph, &resources))?;
+        for model in absent(graph) {
+            writeln!(stdout, "\n  needs a model that is not here: `pagemill models fetch {model}`")?;
+        }
     }
     Ok(DONE)
+}
+
+/// The models that a pipeline names and that are not on this machine, each once.
+fn absent_models(graph: &Graph, places: &ModelPlaces) -> Vec<String> {
+    let mut names: Vec<&str> = Vec::new();
+    for node in graph.nodes() {
+        let prepares = node.settings::<PrepareImageConfig>().map(|stage| &stage.model);
+        let embeds = node.settings::<EmbedImageConfig>().map(|stage| &stage.model);
+        let reads = node.settings::<EmbedTextConfig>().map(|stage| &stage.model);
+        names.extend([prepares, embeds, reads].into_iter().flatten().map(String::as_str));
+    }
+    names.dedup();
+    // A path is a mistake if nothing is there; only a name can be fetched.
+    let can_be_fetched = |name: &&str| !name.starts_with(['/', '.']) && resolve(name, places).is_err();
+    names.into_iter().filter(can_be_fetched).map(str::to_owned).collect()
 }
 
 /// The graph as text: each node with what it takes, reads and passes on.

@@ -72,7 +72,7 @@
 
 mod searcher;
 
-pub use searcher::{AskError, Searcher};
+pub use searcher::{AskError, EmbeddedQuestion, Searcher};
 
 pub use pagemill_models as models;
 pub use pagemill_pipeline as pipeline;

@@ -3,6 +3,8 @@
 mod check;
 mod dead_letters;
 mod drawing;
+mod embed;
+mod explain;
 mod graph;
 mod ledger;
 mod metrics;
@@ -55,7 +57,9 @@ enum Command {
     DeadLetters(dead_letters::DeadLettersArgs),
     /// List, rebuild or correct the record of what is done
     Ledger(ledger::LedgerArgs),
-    /// List the models on this machine
+    /// Turn pictures and questions into vectors, without a pipeline
+    Embed(embed::EmbedArgs),
+    /// List, fetch and describe models
     Models(models::ModelsArgs),
 }
 
@@ -105,6 +109,7 @@ fn main() -> ExitCode {
         Command::Search(args) => search::run(&args),
         Command::DeadLetters(args) => dead_letters::run(&args),
         Command::Ledger(args) => ledger::run(&args),
+        Command::Embed(args) => embed::run(&args),
         Command::Models(args) => models::run(&args),
     };
     ended.map_or_else(|error| report_error(&error), ExitCode::from)

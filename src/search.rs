@@ -1,12 +1,14 @@
 //! `pagemill search`.
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use pagemill::Searcher;
 use pagemill::models::ModelPlaces;
-use pagemill::sinks::lancedb::{Hit, SearchMode};
+use pagemill::sinks::lancedb::{Hit, PageDetail, Question, SearchMode};
+use pagemill::{EmbeddedQuestion, Searcher};
 
+use crate::explain::Asked;
 use crate::{ConfigArgs, DONE, Hinted};
 
 /// Ask a question of the table that a pipeline filled.
@@ -27,6 +29,9 @@ pub(crate) struct SearchArgs {
     #[arg(long, value_name = "N", default_value_t = 5,
           value_parser = clap::value_parser!(u16).range(1..=1000))]
     top: u16,
+    /// Draw where on the best page the question's words are
+    #[arg(long, value_name = "FILE.png")]
+    explain: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -36,7 +41,7 @@ pub(crate) struct SearchArgs {
 enum Mode {
     /// Full text, ranked by BM25
     Text,
-    /// Vectors, ranked by cosine
+    /// Vectors, ranked by cosine, or by MaxSim where a page has many
     Vector,
     /// Both, joined by reciprocal rank fusion
     Hybrid,
@@ -64,9 +69,17 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<u8> {
         let hits = searcher
             .search(&args.query, Some(mode), args.top.into())
             .await?;
-        Ok::<_, pagemill::AskError>((mode, hits))
+        Ok::<_, pagemill::AskError>((searcher, mode, hits))
     });
-    let (mode, hits) = answered.map_err(|error| Hinted::failed(error.to_string(), error.hint()))?;
+    let failed = |error: pagemill::AskError| Hinted::failed(error.to_string(), error.hint());
+    let (searcher, mode, hits) = answered.map_err(failed)?;
+    if let Some(path) = &args.explain {
+        let best = hits.first().ok_or_else(|| {
+            Hinted::failed("nothing was found that could be explained", "ask something else")
+        })?;
+        let page = runtime.block_on(searcher.page(best)).map_err(failed)?;
+        explain(path, &args.query, &searcher, page.unwrap_or_default())?;
+    }
     let mut stdout = std::io::stdout().lock();
     if args.json {
         let hits: Vec<_> = hits.iter().map(json).collect();
@@ -100,6 +113,32 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<u8> {
         writeln!(stdout)?;
     }
     Ok(DONE)
+}
+
+/// Draws why a page was found.
+fn explain(
+    path: &Path,
+    query: &str,
+    searcher: &Searcher,
+    page: PageDetail,
+) -> Result<(), Hinted> {
+    let embedded = searcher.embed(query);
+    let embedded = embedded.map_err(|error| Hinted::failed(error.to_string(), error.hint()))?;
+    let Some(EmbeddedQuestion {
+        question: Question::Multi(vectors),
+        words,
+    }) = embedded
+    else {
+        let problem = "only an encoder with a vector for each token can explain what it finds";
+        let hint = "use a pipeline whose `embed_image` has a ColQwen model";
+        return Err(Hinted::usage(problem, hint));
+    };
+    let asked = Asked {
+        text: query,
+        vectors: &vectors,
+        words,
+    };
+    crate::explain::write(path, &asked, &page)
 }
 
 fn name_of(mode: SearchMode) -> &'static str {

@@ -1,11 +1,16 @@
 //! Questions to the table that a pipeline fills.
 
-use pagemill_models::{Device, LoadOptions, ModelError, ModelPlaces, TextEncoder, resolve};
+use std::ops::Range;
+
+use pagemill_models::{
+    Device, Encoder, EncoderOptions, ModelError, ModelPlaces, Precision, TextRole, resolve,
+};
 use pagemill_pipeline::Graph;
 use pagemill_sinks::lancedb::{
-    Hit, LanceDbConfig, SearchMode, SearchQuery, TableError, TableReader,
+    Hit, LanceDbConfig, MultiVector, PageDetail, Question, SearchMode, SearchQuery, TableError,
+    TableReader,
 };
-use pagemill_stages::EmbedTextConfig;
+use pagemill_stages::{EmbedImageConfig, EmbedTextConfig};
 
 /// Answers questions from the table of one pipeline.
 ///
@@ -13,7 +18,17 @@ use pagemill_stages::EmbedTextConfig;
 /// pipeline says which one.
 pub struct Searcher {
     table: TableReader,
-    encoder: Option<TextEncoder>,
+    encoder: Option<Encoder>,
+}
+
+/// A question as a model reads it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbeddedQuestion {
+    /// Its vectors.
+    pub question: Question,
+    /// Its words, each with those of the vectors that stand for it; none where one vector
+    /// stands for all.
+    pub words: Vec<(String, Range<usize>)>,
 }
 
 /// Why a question cannot be asked.
@@ -27,7 +42,7 @@ pub enum AskError {
         pipeline: String,
     },
     /// The pipeline makes no vectors.
-    #[error("pipeline `{pipeline}` makes no vectors of text")]
+    #[error("pipeline `{pipeline}` makes no vectors")]
     NoVectors {
         /// The pipeline.
         pipeline: String,
@@ -72,10 +87,7 @@ impl Searcher {
         })?;
         let name = sink.table.as_deref().unwrap_or(graph.name());
         let table = TableReader::open(&sink.uri, name).await?;
-        let stage = graph
-            .nodes()
-            .iter()
-            .find_map(|node| node.settings::<EmbedTextConfig>());
+        let stage = Embedding::of(graph);
         let encoder = match (mode, stage) {
             (Some(SearchMode::Text), _) | (None, None) => None,
             (Some(_), None) => {
@@ -83,8 +95,8 @@ impl Searcher {
                     pipeline: graph.name().into(),
                 });
             }
-            (Some(_), Some(stage)) => Some(load(stage, places)?),
-            (None, Some(stage)) => match load(stage, places) {
+            (Some(_), Some(stage)) => Some(stage.load(places)?),
+            (None, Some(stage)) => match stage.load(places) {
                 Ok(encoder) => Some(encoder),
                 Err(error) => {
                     tracing::warn!("searching words only: {error}; {}", error.hint());
@@ -95,17 +107,17 @@ impl Searcher {
         Ok(Self { table, encoder })
     }
 
-    /// How a question is answered where the caller does not say: by words and
-    /// meaning if there is a model, by words otherwise.
+    /// How a question is answered where the caller does not say: by words if there is no model,
+    /// by meaning if there is no text, otherwise by both.
     pub fn default_mode(&self) -> SearchMode {
-        if self.encoder.is_some() {
-            SearchMode::Hybrid
-        } else {
-            SearchMode::Text
+        match (&self.encoder, self.table.has_text()) {
+            (None, _) => SearchMode::Text,
+            (Some(_), true) => SearchMode::Hybrid,
+            (Some(_), false) => SearchMode::Vector,
         }
     }
 
-    /// The `top` passages that answer `question` best, best first.
+    /// The `top` passages or pages that answer `question` best, best first.
     ///
     /// # Errors
     /// When the table cannot be read, or lacks what `mode` needs.
@@ -116,27 +128,79 @@ impl Searcher {
         top: usize,
     ) -> Result<Vec<Hit>, AskError> {
         let mode = mode.unwrap_or_else(|| self.default_mode());
-        let vector = match (&self.encoder, mode) {
-            (_, SearchMode::Text) | (None, _) => None,
-            (Some(encoder), _) => encoder.encode(&[question])?.pop(),
+        let embedded = match mode {
+            SearchMode::Text => None,
+            SearchMode::Vector | SearchMode::Hybrid => self.embed(question)?,
         };
         let query = SearchQuery {
-            mode,
-            text: question.to_owned(),
-            vector,
-            top,
+            question: embedded.map(|embedded| embedded.question),
+            ..SearchQuery::new(mode, question, top)
         };
         Ok(self.table.search(&query).await?)
     }
+
+    /// The question as the pipeline's model reads it; `None` where there is no model.
+    ///
+    /// # Errors
+    /// When the model cannot read it.
+    pub fn embed(&self, question: &str) -> Result<Option<EmbeddedQuestion>, AskError> {
+        let Some(encoder) = &self.encoder else { return Ok(None) };
+        let embedded = encoder.embed_texts(&[question], TextRole::Query, Precision::F32)?;
+        let Some(embedding) = embedded.into_iter().next().transpose()? else {
+            return Ok(None);
+        };
+        let values = embedding.to_f32();
+        if !encoder.kind().is_multi_vector() {
+            return Ok(Some(EmbeddedQuestion {
+                question: Question::Single(values),
+                words: Vec::new(),
+            }));
+        }
+        Ok(Some(EmbeddedQuestion {
+            question: Question::Multi(MultiVector {
+                values,
+                dim: embedding.dim,
+            }),
+            words: encoder.words(question)?,
+        }))
+    }
+
+    /// What explains why a page was found.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn page(&self, hit: &Hit) -> Result<Option<PageDetail>, AskError> {
+        Ok(self.table.page(hit).await?)
+    }
 }
 
-fn load(stage: &EmbedTextConfig, places: &ModelPlaces) -> Result<TextEncoder, ModelError> {
-    let folder = resolve(&stage.model, places)?;
-    // A question is one short text: the processor answers before a device is ready.
-    let options = LoadOptions {
-        device: Device::Cpu,
-        max_tokens: stage.max_tokens,
-        ..LoadOptions::default()
-    };
-    TextEncoder::load(&folder, &options)
+/// The stage of a pipeline that makes its vectors.
+#[derive(Debug, Clone, Copy)]
+enum Embedding<'a> {
+    Text(&'a EmbedTextConfig),
+    Image(&'a EmbedImageConfig),
+}
+
+impl<'a> Embedding<'a> {
+    /// Of several, the one for pictures: what text there is can be searched by its words.
+    fn of(graph: &'a Graph) -> Option<Self> {
+        let nodes = || graph.nodes().iter();
+        let image = nodes().find_map(|node| node.settings().map(Self::Image));
+        image.or_else(|| nodes().find_map(|node| node.settings().map(Self::Text)))
+    }
+
+    fn load(self, places: &ModelPlaces) -> Result<Encoder, ModelError> {
+        let (model, max_tokens) = match self {
+            Self::Text(stage) => (&stage.model, stage.max_tokens),
+            Self::Image(stage) => (&stage.model, None),
+        };
+        let folder = resolve(model, places)?;
+        // A question is one short text: the processor answers before a device is ready.
+        let options = EncoderOptions {
+            device: Device::Cpu,
+            max_tokens,
+            ..EncoderOptions::default()
+        };
+        Encoder::load(&folder, &options)
+    }
 }

@@ -13,4 +13,5 @@ mod examples;
 mod kills;
 mod questions;
 mod support;
+mod visual;
 mod watching;

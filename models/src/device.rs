@@ -29,6 +29,7 @@ impl FromStr for Device {
             None if name == "cpu" => Ok(Self::Cpu),
             None if name == "cuda" => Ok(Self::Cuda(0)),
             None if name == "metal" => Ok(Self::Metal),
+            None if name == "auto" => Ok(Self::best()),
             Some(("cuda", number)) => number.parse().map(Self::Cuda).map_err(|_| unknown()),
             _ => Err(unknown()),
         }
@@ -46,6 +47,25 @@ impl fmt::Display for Device {
 }
 
 impl Device {
+    /// The device that this build and this machine have: a GPU, or else the processor. A build
+    /// for a GPU says in one line of the log why it falls back.
+    pub fn best() -> Self {
+        let wanted = if cfg!(feature = "cuda") {
+            Self::Cuda(0)
+        } else if cfg!(feature = "metal") {
+            Self::Metal
+        } else {
+            return Self::Cpu;
+        };
+        match wanted.open() {
+            Ok(_) => wanted,
+            Err(error) => {
+                tracing::warn!("{error}; computing on the processor");
+                Self::Cpu
+            }
+        }
+    }
+
     /// Opens the device.
     ///
     /// # Errors
@@ -83,6 +103,8 @@ mod tests {
             assert_eq!(name.parse::<Device>().unwrap().to_string(), name);
         }
         assert_eq!("cuda".parse::<Device>().unwrap(), Device::Cuda(0));
+        #[cfg(not(any(feature = "cuda", feature = "metal")))]
+        assert_eq!("auto".parse::<Device>().unwrap(), Device::Cpu);
     }
 
     #[test]
@@ -91,7 +113,7 @@ mod tests {
             assert_eq!(
                 name.parse::<Device>().unwrap_err().to_string(),
                 format!(
-                    "unknown device `{name}`, supported: `cpu`, `cuda`, `cuda:<number>`, `metal`"
+                    "unknown device `{name}`, supported: `auto`, `cpu`, `cuda`, `cuda:<number>`, `metal`"
                 )
             );
         }

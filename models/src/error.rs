@@ -5,6 +5,8 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::path::PathBuf;
 
+use crate::preprocess::ImageProblem;
+
 /// A cause from a library below, kept whole but without its type.
 pub type Cause = Box<dyn Error + Send + Sync>;
 
@@ -105,6 +107,44 @@ pub enum ModelError {
         path: PathBuf,
     },
 
+    /// Tensors are absent, and others have another shape.
+    #[error(
+        "the weights lack {}, and {}: {}",
+        join_names(missing), join_mismatches(mismatches), path.display()
+    )]
+    UnfitTensors {
+        /// Every absent tensor.
+        missing: Vec<String>,
+        /// Every tensor of the wrong shape.
+        mismatches: Vec<ShapeMismatch>,
+        /// The weight file or folder.
+        path: PathBuf,
+    },
+
+    /// A file holds one tensor under two names.
+    #[error("{} are the same tensor, `{name}`: {}", join_names(names), path.display())]
+    TwinTensors {
+        /// Both names, as in the file.
+        names: Vec<String>,
+        /// What both mean.
+        name: String,
+        /// The weight file.
+        path: PathBuf,
+    },
+
+    /// An adapter changes what its base does not have, or has in another shape.
+    #[error("{}: {}, base {}", foreign(unused, mismatches), path.display(), base.display())]
+    ForeignAdapter {
+        /// What the adapter changes and the base lacks.
+        unused: Vec<String>,
+        /// What has another shape: the base's, and the adapter's.
+        mismatches: Vec<ShapeMismatch>,
+        /// The adapter's folder.
+        path: PathBuf,
+        /// The base's folder.
+        base: PathBuf,
+    },
+
     /// The tokenizer file cannot be used, or a text cannot be tokenized.
     #[error("{action} ({source})")]
     Tokenizer {
@@ -115,8 +155,15 @@ pub enum ModelError {
     },
 
     /// A device name that nobody knows.
-    #[error("unknown device `{found}`, supported: `cpu`, `cuda`, `cuda:<number>`, `metal`")]
+    #[error("unknown device `{found}`, supported: `auto`, `cpu`, `cuda`, `cuda:<number>`, `metal`")]
     UnknownDevice {
+        /// The name as given.
+        found: String,
+    },
+
+    /// A float type that nobody knows.
+    #[error("unknown dtype `{found}`, supported: `f32`, `f16`, `bf16`")]
+    UnknownDtype {
         /// The name as given.
         found: String,
     },
@@ -132,6 +179,17 @@ pub enum ModelError {
         feature: Option<&'static str>,
     },
 
+    /// An image cannot be turned into a model's patches.
+    #[error("cannot prepare an image of {width_px} x {height_px} pixels: {problem}")]
+    UnfitImage {
+        /// Its width.
+        width_px: u32,
+        /// Its height.
+        height_px: u32,
+        /// What is wrong with it.
+        problem: ImageProblem,
+    },
+
     /// A tensor operation failed: the device is out of memory, or we have a bug.
     #[error("{action} failed ({source})")]
     Compute {
@@ -139,6 +197,13 @@ pub enum ModelError {
         action: &'static str,
         /// What candle said.
         source: Cause,
+    },
+
+    /// The model does not read this.
+    #[error("the model reads no {what}")]
+    NotRead {
+        /// Pictures or text.
+        what: &'static str,
     },
 
     /// The network gave NaN or an infinity for one text. The other rows are sound.
@@ -205,15 +270,28 @@ impl ModelError {
                 format!("use a model with one of {}", join_names(supported))
             }
             Self::InvalidSetting { field, .. } => format!("change `{field}`"),
-            Self::MissingTensors { .. } | Self::MisshapenTensors { .. } => {
+            Self::MissingTensors { .. }
+            | Self::MisshapenTensors { .. }
+            | Self::UnfitTensors { .. } => {
                 "`config.json` and the weights belong to different models: fetch both from one \
                  revision"
                     .into()
+            }
+            Self::ForeignAdapter { .. } => {
+                "the adapter was trained on another base: set `base_model_name_or_path` in its \
+                 `adapter_config.json` to that one"
+                    .into()
+            }
+            Self::TwinTensors { .. } => {
+                "the file was put together of two models: fetch it again from one".into()
             }
             Self::Tokenizer { .. } => {
                 "fetch `tokenizer.json` again from the model's own repository".into()
             }
             Self::UnknownDevice { .. } => "use `cpu`, `cuda:0` or `metal`".into(),
+            Self::UnknownDtype { .. } => {
+                "use `f32` on the processor, and `bf16` on a device that computes in it".into()
+            }
             Self::DeviceUnavailable {
                 feature: Some(feature),
                 ..
@@ -221,12 +299,14 @@ impl ModelError {
                 format!("build with `--features {feature}`, or use `cpu`")
             }
             Self::DeviceUnavailable { feature: None, .. } => {
-                "check the driver and the device's number, or use `cpu`".into()
+                "check the driver and the device's number, or use `auto` or `cpu`".into()
             }
+            Self::UnfitImage { problem, .. } => problem.hint(),
             Self::Compute { .. } => {
                 "if the device ran out of memory, lower the batch's tokens; otherwise report this"
                     .into()
             }
+            Self::NotRead { what } => format!("use a model that reads {what}"),
             Self::NotFinite { .. } => {
                 "set the text aside; if every text fails, the weights are damaged".into()
             }
@@ -240,6 +320,21 @@ impl ModelError {
             source: Box::new(source),
         }
     }
+}
+
+/// How an adapter differs from its base, all in one sentence.
+fn foreign(unused: &[String], mismatches: &[ShapeMismatch]) -> String {
+    let mut problems = Vec::new();
+    if !unused.is_empty() {
+        problems.push(format!("the adapter changes {}, which its base lacks", join_names(unused)));
+    }
+    if !mismatches.is_empty() {
+        let shapes = mismatches.iter().map(|ShapeMismatch { name, expected, found }| {
+            format!("the adapter changes `{name}` as {found:?}, its base has {expected:?}")
+        });
+        problems.push(join(shapes, mismatches.len()));
+    }
+    problems.join("; ")
 }
 
 /// Joins names as "`a`, `b`"; past a few it says how many more there are.

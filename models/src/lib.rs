@@ -60,12 +60,47 @@ mod bert;
 
 mod text_encoder;
 
+// From pixels and text to vectors, by whichever network.
+mod open;
+
+mod loader;
+
+mod lora;
+
+mod linear;
+
+mod ops;
+
+mod preprocess;
+
+mod vocabulary;
+
+mod qwen;
+
+mod dual;
+
+mod embedding;
+
+mod col;
+
+mod encoder;
+
+#[cfg(test)]
+mod reference;
+
 #[cfg(test)]
 mod testing;
 
-pub use card::ModelCard;
+pub use card::{ModelCard, Prompts};
+pub use col::TextRole;
 pub use device::Device;
+pub use embedding::{Embedding, Numbers, PatchPlaces, Precision};
+pub use encoder::{Encoder, EncoderKind, EncoderOptions};
 pub use error::{Cause, ModelError, ShapeMismatch};
+pub use loader::{Dtype, Quantization};
+pub use preprocess::{
+    Family, Grid, ImageProblem, ImageProcessor, Normalization, Patches, ProcessorOptions, RgbView,
+};
 pub use resolve::{InstalledModel, ModelPlaces, list, resolve};
 pub use revision::revision;
 pub use text_encoder::{LoadOptions, TextEncoder};

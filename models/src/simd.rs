@@ -40,13 +40,17 @@ impl WithSimd for BiasGelu<'_> {
     }
 }
 
+/// `x / 2 * (1 + erf(x / sqrt 2))`.
 #[inline(always)]
-fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+pub(crate) fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let half = simd.mul_f32s(simd.splat_f32s(0.5), x);
     let erf = erf(
         simd,
         simd.mul_f32s(x, simd.splat_f32s(std::f32::consts::FRAC_1_SQRT_2)),
     );
+    // Exactly, so that nothing is left of values far below zero.
+    let nothing = simd.less_than_f32s(x, simd.splat_f32s(-5.7));
+    let erf = simd.select_f32s(nothing, simd.splat_f32s(-1.0), erf);
     simd.mul_add_e_f32s(half, erf, half)
 }
 
@@ -88,17 +92,30 @@ impl WithSimd for BiasResidualNorm<'_> {
             for ((value, residual), bias) in row.iter_mut().zip(residual).zip(bias) {
                 *value += residual + bias;
             }
-            let mean = sum(simd, row) / hidden as f32;
-            // In two passes: the difference of squares loses the digits we need.
-            for value in &mut *row {
-                *value -= mean;
-            }
-            let variance = sum_of_squares(simd, row) / hidden as f32;
-            let scale = 1.0 / (variance + self.epsilon).sqrt();
-            for ((value, weight), offset) in row.iter_mut().zip(weight).zip(offset) {
-                *value = *value * scale * weight + offset;
-            }
+            layer_norm(simd, row, weight, offset, self.epsilon);
         }
+    }
+}
+
+/// Makes a row its own layer norm: `(row - mean) / sqrt(variance + epsilon) * weight + offset`.
+#[inline(always)]
+pub(crate) fn layer_norm<S: Simd>(
+    simd: S,
+    row: &mut [f32],
+    weight: &[f32],
+    offset: &[f32],
+    epsilon: f32,
+) {
+    let width = row.len() as f32;
+    let mean = sum(simd, row) / width;
+    // In two passes: the difference of squares loses the digits we need.
+    for value in &mut *row {
+        *value -= mean;
+    }
+    let variance = sum_of_squares(simd, row) / width;
+    let scale = 1.0 / (variance + epsilon).sqrt();
+    for ((value, weight), offset) in row.iter_mut().zip(weight).zip(offset) {
+        *value = *value * scale * weight + offset;
     }
 }
 
@@ -113,8 +130,9 @@ pub(crate) fn sum<S: Simd>(simd: S, values: &[f32]) -> f32 {
     simd.reduce_sum_f32s(sums)
 }
 
+/// The sum of the squares of `values`.
 #[inline(always)]
-fn sum_of_squares<S: Simd>(simd: S, values: &[f32]) -> f32 {
+pub(crate) fn sum_of_squares<S: Simd>(simd: S, values: &[f32]) -> f32 {
     let (values, rest) = S::as_simd_f32s(values);
     let rest = simd.partial_load_f32s(rest); // Filled up with zeros.
     let mut sums = simd.mul_f32s(rest, rest);

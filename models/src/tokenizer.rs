@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -134,6 +135,19 @@ impl TextTokenizer {
                 .map_err(failed)?;
         }
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Where in the text each of its tokens is, special tokens left out.
+    ///
+    /// # Errors
+    /// Those of [`TextTokenizer::encode`].
+    pub(crate) fn pieces(&self, text: &str) -> Result<Vec<Range<usize>>, ModelError> {
+        let encoding = self.inner.tokenizer.encode(text, false);
+        let encoding = encoding.map_err(|source| ModelError::Tokenizer {
+            action: "cannot tokenize the text".into(),
+            source,
+        })?;
+        Ok(encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect())
     }
 
     /// Encodes texts on all cores, in their order.

@@ -12,13 +12,25 @@ use serde::Deserialize;
 use crate::error::{ModelError, ShapeMismatch};
 use crate::files;
 
+/// Makes the name by which a network asks for a tensor of the one in the file.
+pub(crate) type Rename = fn(&str) -> String;
+
 /// The files of one model, mapped into memory, with an index of their tensors.
 pub(crate) struct Weights {
     path: PathBuf,
     maps: Vec<(PathBuf, Mmap)>,
-    /// Tensor name to its file's place in `maps` and its description.
-    tensors: HashMap<String, (usize, TensorInfo)>,
+    /// By the name that networks use.
+    tensors: HashMap<String, Entry>,
     n_header_bytes: Vec<usize>,
+    rename: Rename,
+}
+
+/// Where one tensor is.
+struct Entry {
+    /// Its file's place in `maps`.
+    file: usize,
+    info: TensorInfo,
+    name_in_file: String,
 }
 
 /// The part we need of `model.safetensors.index.json`.
@@ -34,12 +46,26 @@ impl Weights {
     /// # Errors
     /// A file is missing, unreadable, or shorter than its header says.
     pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
-        let mut names = BTreeSet::from(["model.safetensors".to_owned()]);
-        let index = folder.join("model.safetensors.index.json");
-        if !folder.join("model.safetensors").is_file() && index.is_file() {
-            let index: ShardIndex = files::read_json(&index)?;
-            names = index.weight_map.into_values().collect();
-        }
+        Self::open_renamed(folder, "model", str::to_owned)
+    }
+
+    /// As [`Weights::open`], for files called `stem` instead of `model`, with each tensor
+    /// under the name that `rename` makes of the file's.
+    ///
+    /// # Errors
+    /// Those of [`Weights::open`], and two tensors that come to have one name.
+    pub(crate) fn open_renamed(
+        folder: &Path,
+        stem: &str,
+        rename: Rename,
+    ) -> Result<Self, ModelError> {
+        let whole = format!("{stem}.safetensors");
+        let index = folder.join(format!("{whole}.index.json"));
+        let names = if !folder.join(&whole).is_file() && index.is_file() {
+            shard_names(&index)?
+        } else {
+            BTreeSet::from([whole])
+        };
         // Errors name the one file, or the folder of several.
         let path = match names.first() {
             Some(name) if names.len() == 1 => folder.join(name),
@@ -50,6 +76,7 @@ impl Weights {
             maps: Vec::new(),
             tensors: HashMap::new(),
             n_header_bytes: Vec::new(),
+            rename,
         };
         for name in names {
             weights.add_file(folder, &name)?;
@@ -85,12 +112,40 @@ impl Weights {
             let text = format!("{} bytes instead of {n_expected_bytes}", map.len());
             return Err(damaged(text.into()));
         }
-        for (tensor, info) in metadata.tensors() {
-            self.tensors.insert(tensor, (self.maps.len(), info.clone()));
+        for (name_in_file, info) in metadata.tensors() {
+            let name = (self.rename)(&name_in_file);
+            let entry = Entry {
+                file: self.maps.len(),
+                info: info.clone(),
+                name_in_file,
+            };
+            if let Some(twin) = self.tensors.get(&name) {
+                let mut names = vec![twin.name_in_file.clone(), entry.name_in_file];
+                names.sort();
+                return Err(ModelError::TwinTensors { names, name, path });
+            }
+            self.tensors.insert(name, entry);
         }
         self.maps.push((path, map));
         self.n_header_bytes.push(8 + n_header_bytes);
         Ok(())
+    }
+
+    /// The one file, or the folder of several.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The shape of the tensor `name`, if there is one.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors
+            .get(name)
+            .map(|entry| entry.info.shape.as_slice())
+    }
+
+    /// The names of all tensors.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
@@ -102,9 +157,9 @@ impl Weights {
         let floats = self
             .tensors
             .values()
-            .filter(|(_, info)| float_type(info.dtype).is_some());
+            .filter(|entry| float_type(entry.info.dtype).is_some());
         floats
-            .map(|(_, info)| info.shape.iter().product::<usize>())
+            .map(|entry| entry.info.shape.iter().product::<usize>())
             .sum()
     }
 
@@ -125,7 +180,7 @@ impl Weights {
             return Err(ModelError::MissingTensors { names, path });
         }
         let mismatch = |(name, expected): &(String, Vec<usize>)| {
-            let found = &self.tensors[name].1.shape;
+            let found = &self.tensors[name].info.shape;
             (found != expected).then(|| ShapeMismatch {
                 name: name.clone(),
                 expected: expected.clone(),
@@ -144,26 +199,57 @@ impl Weights {
     /// # Errors
     /// It is absent, no float tensor, or does not fit on the device.
     pub(crate) fn f32_tensor(&self, name: &str, device: &Device) -> Result<Tensor, ModelError> {
-        let Some((file, info)) = self.tensors.get(name) else {
+        self.tensor(name, DType::F32, device)
+    }
+
+    /// Copies one tensor to the device as `wanted`, whatever float type the file has.
+    ///
+    /// # Errors
+    /// It is absent, no float tensor, or does not fit on the device.
+    pub(crate) fn tensor(
+        &self,
+        name: &str,
+        wanted: DType,
+        device: &Device,
+    ) -> Result<Tensor, ModelError> {
+        let Some(entry) = self.tensors.get(name) else {
             let names = vec![name.to_owned()];
             return Err(ModelError::MissingTensors {
                 names,
                 path: self.path.clone(),
             });
         };
-        let dtype = float_type(info.dtype).ok_or_else(|| ModelError::Unsupported {
+        let dtype = float_type(entry.info.dtype).ok_or_else(|| ModelError::Unsupported {
             field: name.to_owned(),
-            found: format!("{:?}", info.dtype),
+            found: format!("{:?}", entry.info.dtype),
             supported: &["F32", "F16", "BF16"],
-            path: self.maps[*file].0.clone(),
+            path: self.maps[entry.file].0.clone(),
         })?;
-        let (start, end) = info.data_offsets;
-        let header = self.n_header_bytes[*file];
-        let bytes = &self.maps[*file].1[header + start..header + end];
-        Tensor::from_raw_buffer(bytes, dtype, &info.shape, device)
-            .and_then(|tensor| tensor.to_dtype(DType::F32))
+        let (start, end) = entry.info.data_offsets;
+        let header = self.n_header_bytes[entry.file];
+        let bytes = &self.maps[entry.file].1[header + start..header + end];
+        // Converted on the processor: half the bytes may then cross to the device.
+        Tensor::from_raw_buffer(bytes, dtype, &entry.info.shape, &Device::Cpu)
+            .and_then(|tensor| tensor.to_dtype(wanted)?.to_device(device))
             .map_err(ModelError::compute("copying a weight to the device"))
     }
+}
+
+/// The files that an index of shards names, which lie beside it.
+fn shard_names(index: &Path) -> Result<BTreeSet<String>, ModelError> {
+    let shards: ShardIndex = files::read_json(index)?;
+    let names: BTreeSet<String> = shards.weight_map.into_values().collect();
+    let outside = names
+        .iter()
+        .find(|name| Path::new(name).file_name() != Some(name.as_ref()));
+    if let Some(name) = outside {
+        return Err(ModelError::InvalidSetting {
+            field: "weight_map",
+            problem: format!("names `{name}`, which is no file beside it"),
+            path: index.to_owned(),
+        });
+    }
+    Ok(names)
 }
 
 fn float_type(dtype: Dtype) -> Option<DType> {

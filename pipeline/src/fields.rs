@@ -28,7 +28,8 @@ pub enum FieldType {
     Integer,
     /// A number.
     Float,
-    /// A value of a user's own type, which no sink of ours can store.
+    /// A value of a type that only some stages understand, such as pixels laid
+    /// out for a model; no sink of ours can store it.
     Custom,
 }
 
@@ -75,6 +76,9 @@ impl Field {
     pub const WORDS: Self = Self::new("words", FieldType::Words);
     /// Text of the page or chunk.
     pub const TEXT: Self = Self::new("text", FieldType::Text);
+    /// Pixels cut into patches as a model takes them. What a value is, the
+    /// stages that make and read it agree on.
+    pub const PATCHES: Self = Self::new("patches", FieldType::Custom);
     /// One vector an item (a sentence encoder).
     pub const VECTOR: Self = Self::new("vector", FieldType::Vector);
     /// Several vectors an item (a late-interaction encoder).
@@ -127,6 +131,8 @@ impl fmt::Display for Cardinality {
 pub struct Fields {
     pub(crate) reads: Vec<Field>,
     pub(crate) uses: Vec<Field>,
+    /// What a node reads in place of another field.
+    pub(crate) instead: Vec<(Cow<'static, str>, Field)>,
     pub(crate) stores_all: bool,
     pub(crate) takes_all: bool,
     pub(crate) adds: Vec<Field>,
@@ -170,6 +176,13 @@ impl Fields {
     #[must_use]
     pub fn uses(mut self, fields: impl IntoIterator<Item = Field>) -> Self {
         self.uses.extend(fields);
+        self
+    }
+
+    /// Reads `other` where it is present, and then does without `field`, which it reads.
+    #[must_use]
+    pub fn or_instead(mut self, field: &Field, other: Field) -> Self {
+        self.instead.push((field.name.clone(), other));
         self
     }
 
@@ -236,6 +249,7 @@ impl Fields {
                 .reads
                 .iter()
                 .chain(&self.uses)
+                .chain(self.instead.iter().map(|(_, other)| other))
                 .any(|field| field.name == name)
     }
 
@@ -290,6 +304,12 @@ impl FromIterator<Field> for FieldSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pixels_in_no_form_are_a_column() {
+        assert!(!Field::IMAGE.ty.is_column() && !Field::PATCHES.ty.is_column());
+        assert!(Field::VECTORS.ty.is_column() && Field::THUMBNAIL.ty.is_column());
+    }
 
     #[test]
     fn a_node_drops_before_it_adds() {

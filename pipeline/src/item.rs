@@ -181,6 +181,14 @@ impl Item {
         }
     }
 
+    /// The field `vectors`: several vectors of the item, one a patch or token.
+    pub fn vectors(&self) -> Option<&Arc<Vectors>> {
+        match self.get(&Field::VECTORS.name)? {
+            Value::Vectors(vectors) => Some(vectors),
+            _ => None,
+        }
+    }
+
     /// Memory that the item's values hold: what an edge's budget counts.
     pub fn n_bytes(&self) -> usize {
         // The record itself: key, origin pointer, and a slot a field.
@@ -204,6 +212,13 @@ mod tests {
         item.set("text", "two");
         assert_eq!(item.text(), Some("two"));
         assert_eq!(item.fields().count(), 1);
+    }
+
+    #[test]
+    fn one_vector_and_several_are_two_fields() {
+        let vectors = Vectors::single(vec![1.0, 2.0]).expect("two numbers");
+        let item = Item::of_text("a.txt", "").with(Field::VECTORS.name, vectors);
+        assert!(item.vectors().is_some() && item.vector().is_none());
     }
 
     #[test]

@@ -35,8 +35,12 @@
 //! Every node declares the [`Fields`] that it reads and adds. The graph check
 //! carries them along the edges: "stage `vectors` reads `image`, which `chunks`
 //! does not provide". An edge carries only what some node further on reads, so
-//! pixels are let go as early as possible. A type that only your own stages
-//! understand is a [`CustomValue`].
+//! pixels are let go as early as possible.
+//!
+//! What most kinds speak of has a constant: [`Field::DOCUMENT`], [`Field::IMAGE`],
+//! [`Field::WORDS`], [`Field::TEXT`], [`Field::PATCHES`], [`Field::VECTOR`] and
+//! [`Field::VECTORS`], [`Field::THUMBNAIL`]. A type that only some stages
+//! understand, your own or those of `patches`, is a [`CustomValue`].
 //!
 //! # A stage
 //!

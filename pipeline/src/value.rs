@@ -28,11 +28,11 @@ pub enum Value {
     Integer(i64),
     /// A number.
     Float(f64),
-    /// A value that only the user's own stages understand.
+    /// A value that only the stages that make and read it understand.
     Custom(Arc<dyn CustomValue>),
 }
 
-/// A value type of a user's own; see [`Value::Custom`].
+/// A value type that the engine does not know; see [`Value::Custom`].
 pub trait CustomValue: Any + fmt::Debug + Send + Sync {
     /// Memory that the value holds, counted against the budget of an edge.
     fn n_bytes(&self) -> usize;
@@ -306,6 +306,10 @@ mod tests {
         assert_eq!((vectors.n(), vectors.dim()), (2, 3));
         assert!(Vectors::new(VectorData::F32(vec![0.0; 5]), 3).is_none());
         assert!(Vectors::new(VectorData::F32(vec![]), 3).is_none());
+        assert!(Vectors::new(VectorData::F16(vec![]), 3).is_none());
+        assert!(Vectors::new(VectorData::F16(vec![f16::ONE; 2]), 0).is_none());
+        let half = Vectors::new(VectorData::F16(vec![f16::ONE; 6]), 3).expect("two rows of three");
+        assert_eq!((half.n(), half.n_bytes()), (2, 12));
     }
 
     #[test]

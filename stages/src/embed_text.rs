@@ -1,16 +1,16 @@
-//! `kind = "embed_text"`: text to one vector, with a sentence encoder.
+//! `kind = "embed_text"`: text to vectors, with any encoder that reads text.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pagemill_models::{Device, LoadOptions, ModelError, TextEncoder};
+use pagemill_models::{Encoder, EncoderOptions, Precision, TextRole};
 use pagemill_pipeline::{
     BatchPolicy, Field, FieldError, Fields, Item, ItemError, Outlet, Resources, Stage, StageConfig,
-    StageError, Vectors,
+    StageError,
 };
 use serde::Deserialize;
 
-use crate::models::{self, Loaded};
+use crate::models::{self, Compute, Loaded, Output};
 
 /// No tokenizer makes a token of more bytes than this on average, so a longer
 /// text needs no counting to be known to fill the model.
@@ -23,36 +23,71 @@ pub struct EmbedTextConfig {
     /// Name of the model, such as `sentence-transformers/all-MiniLM-L6-v2`, or
     /// the path of its folder.
     pub model: String,
-    /// Where to compute: `cpu`, `cuda`, `cuda:1` or `metal`.
-    #[serde(default = "default_device")]
+    /// Where to compute: `cpu`, `cuda:0`, `metal`, or `auto`, a GPU if the build and the machine
+    /// have one.
+    #[serde(default = "models::default_device")]
     pub device: String,
+    /// What to compute in: `f32`, `f16` or `bf16`; by default `f32` on the processor and
+    /// `bf16` elsewhere. Sentence encoders compute in `f32`.
+    #[serde(default)]
+    pub dtype: Option<String>,
+    /// Weights in fewer bits: `q8_0` or `q4_k`; those of the language model only.
+    #[serde(default)]
+    pub quantize: Option<String>,
     /// Cuts texts at this many tokens; the model's own limit if it is not given.
     #[serde(default)]
     pub max_tokens: Option<usize>,
+    /// The field that the model fills: `vector`, one for the text, as sentence encoders, CLIP
+    /// and SigLIP have, or `vectors`, one for each token, as `ColQwen` has.
+    #[serde(default = "Output::one")]
+    pub output: Output,
+    /// What the text is: a `passage`, which is searched, or a `query`. It matters to models
+    /// that mark their questions, as `ColQwen` does.
+    #[serde(default)]
+    pub role: Role,
+}
+
+/// What a text is to the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Text that is itself searched.
+    #[default]
+    Passage,
+    /// A question.
+    Query,
 }
 
 impl EmbedTextConfig {
-    /// This model, on the processor.
+    /// This model, on the best device, with one vector a text.
     pub fn new(model: impl Into<String>) -> Self {
         Self {
             model: model.into(),
-            device: default_device(),
+            device: models::default_device(),
+            dtype: None,
+            quantize: None,
             max_tokens: None,
+            output: Output::Vector,
+            role: Role::Passage,
+        }
+    }
+
+    fn compute(&self) -> Compute<'_> {
+        Compute {
+            device: &self.device,
+            dtype: self.dtype.as_deref(),
+            quantize: self.quantize.as_deref(),
         }
     }
 }
 
-fn default_device() -> String {
-    "cpu".into()
-}
-
 impl StageConfig for EmbedTextConfig {
     const KIND: &'static str = "embed_text";
-    const ABOUT: &'static str = "text to one vector, with a sentence encoder";
+    const ABOUT: &'static str = "text to vectors, with a sentence encoder or a visual one's text side";
     const EXAMPLE: &'static str = "model = \"sentence-transformers/all-MiniLM-L6-v2\"\n";
 
     fn fields(&self) -> Fields {
-        Fields::reads([Field::TEXT]).adds([Field::VECTOR])
+        Fields::reads([Field::TEXT]).adds([self.output.field()])
     }
 
     fn batch(&self) -> BatchPolicy {
@@ -68,32 +103,29 @@ impl StageConfig for EmbedTextConfig {
     }
 }
 
-/// Adds a vector to each item that has text. An item whose text is empty or
-/// white space passes without one.
+/// Adds vectors to each item that has text. An item whose text is empty or
+/// white space passes without any.
 pub struct EmbedText {
     folder: PathBuf,
-    options: LoadOptions,
+    options: EncoderOptions,
+    output: Output,
+    role: TextRole,
     /// Shared by all stages of the run that name the same model.
-    loaded: Arc<Loaded<TextEncoder>>,
+    loaded: Arc<Loaded<Encoder>>,
     /// Set by [`Stage::start`].
-    encoder: Option<Arc<TextEncoder>>,
+    encoder: Option<Arc<Encoder>>,
 }
 
 impl EmbedText {
     /// Checks the settings and finds the model.
     ///
     /// # Errors
-    /// When the device is unknown, the model is not found, or it reads fewer
-    /// tokens than `max_tokens`.
+    /// When a setting names nothing that there is, or the model is not found, makes another
+    /// kind of output, or reads fewer tokens than `max_tokens`.
     pub fn new(config: &EmbedTextConfig, resources: &Resources) -> Result<Self, FieldError> {
-        let device: Device = config.device.parse().map_err(|error: ModelError| {
-            FieldError::new(
-                "device",
-                format_args!("names no device: `{}`", config.device),
-                error.hint(),
-            )
-        })?;
+        let mut options = config.compute().options()?;
         let (folder, card) = models::find(&config.model, resources)?;
+        config.output.check(card.kind)?;
         if let Some(max_tokens) = config.max_tokens {
             let n = card.max_tokens;
             if !(3..=n).contains(&max_tokens) {
@@ -104,16 +136,16 @@ impl EmbedText {
                 ));
             }
         }
-        let options = LoadOptions {
-            device,
-            max_tokens: config.max_tokens,
-            ..LoadOptions::default()
-        };
-        let name = format!("{} {device} {:?}", folder.display(), config.max_tokens);
+        options.max_tokens = config.max_tokens;
         Ok(Self {
+            loaded: models::shared(&folder, &options, resources),
             folder,
             options,
-            loaded: resources.get_or_insert(&name, Loaded::default),
+            output: config.output,
+            role: match config.role {
+                Role::Passage => TextRole::Passage,
+                Role::Query => TextRole::Query,
+            },
             encoder: None,
         })
     }
@@ -121,7 +153,7 @@ impl EmbedText {
 
 impl Stage for EmbedText {
     fn start(&mut self) -> Result<(), StageError> {
-        let load = || TextEncoder::load(&self.folder, &self.options);
+        let load = || Encoder::load(&self.folder, &self.options);
         self.encoder = Some(self.loaded.get_or_load(load).map_err(models::fatal)?);
         Ok(())
     }
@@ -133,22 +165,22 @@ impl Stage for EmbedText {
         let texts: Vec<&str> = batch.iter().filter_map(text_to_encode).collect();
         // Results are in main memory when this returns: a blocked stage holds
         // nothing on the device.
-        let vectors = encoder.encode_each(&texts).map_err(models::fatal)?;
-        let mut vectors = vectors.into_iter();
+        let vectors = encoder.embed_texts(&texts, self.role, Precision::F16);
+        let mut vectors = vectors.map_err(models::fatal)?.into_iter();
         for mut item in batch {
-            item.remove(&Field::VECTOR.name);
+            item.remove(&self.output.field().name);
             if item.text().is_none() {
                 outlet.dead_letter(item, ItemError::missing("embed", &Field::TEXT.name));
                 continue;
             }
             if text_to_encode(&item).is_some() {
-                match vectors.next().map(into_vectors) {
-                    Some(Ok(vectors)) => item.set(Field::VECTOR.name, vectors),
-                    Some(Err(error)) => {
-                        outlet.dead_letter(item, error);
-                        continue;
-                    }
-                    None => return Err(too_few()),
+                let embedding = vectors.next().ok_or_else(too_few)?;
+                let set = embedding
+                    .map_err(models::item_error)
+                    .and_then(|embedding| self.output.set(&mut item, embedding));
+                if let Err(error) = set {
+                    outlet.dead_letter(item, error);
+                    continue;
                 }
             }
             outlet.send(item)?;
@@ -168,25 +200,13 @@ impl Stage for EmbedText {
         if text.len() > max_tokens.saturating_mul(MAX_BYTES_PER_TOKEN) {
             return max_tokens;
         }
-        encoder.tokenizer().count(text).min(max_tokens)
+        encoder.n_text_tokens(text)
     }
 }
 
 /// The item's text, unless there is nothing in it to encode.
 fn text_to_encode(item: &Item) -> Option<&str> {
     item.text().filter(|text| !text.trim().is_empty())
-}
-
-fn into_vectors(encoded: Result<Vec<f32>, ModelError>) -> Result<Vectors, ItemError> {
-    let failed = |error: &dyn std::fmt::Display| ItemError::new("embed", error);
-    match encoded {
-        Ok(vector) => Vectors::single(vector).ok_or_else(|| failed(&"the model gave no vector")),
-        // The place within the batch says nothing to the reader.
-        Err(error @ ModelError::NotFinite { .. }) => {
-            Err(failed(&"the model gave a vector that is not finite").hint(error.hint()))
-        }
-        Err(error) => Err(failed(&error).hint(error.hint())),
-    }
 }
 
 fn too_few() -> StageError {
@@ -208,11 +228,7 @@ mod tests {
     use crate::testing::{BAD_WORD, TINY_DIM, TINY_MAX_TOKENS, TINY_MODEL, with_tiny_model};
 
     fn tiny() -> EmbedTextConfig {
-        EmbedTextConfig {
-            model: TINY_MODEL.into(),
-            device: default_device(),
-            max_tokens: None,
-        }
+        EmbedTextConfig::new(TINY_MODEL)
     }
 
     fn embed(root: &Path) -> EmbedText {

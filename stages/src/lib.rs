@@ -3,7 +3,8 @@
 //! In the order in which data flows: [`ReadFiles`] and [`Stdin`] bring documents
 //! in, [`RenderPdf`] makes pages of PDFs and, after it, [`DecodeImage`] of pictures;
 //! [`Resize`] and [`Thumbnail`] work on their pixels; [`ChunkText`] splits
-//! their text, and [`EmbedText`] turns it into vectors.
+//! their text, and [`EmbedText`] turns it into vectors; [`PoolVectors`] makes the
+//! vectors of a page fewer, and [`Binarize`] makes bits of them.
 //!
 //! ```
 //! use pagemill_pipeline::Registry;
@@ -11,6 +12,9 @@
 //! let registry = pagemill_stages::register(Registry::new());
 //! assert!(registry.kinds().any(|(kind, _)| kind == "read_files"));
 //! ```
+
+// Settings.
+mod names;
 
 // From files to pages.
 mod media;
@@ -37,14 +41,23 @@ mod chunk_text;
 
 mod embed_text;
 
+// Fewer vectors, and smaller ones.
+mod vectors;
+
+mod pool_vectors;
+
+mod binarize;
+
 #[cfg(test)]
 mod testing;
 
 use pagemill_pipeline::Registry;
 
+pub use binarize::{Binarize, BinarizeConfig};
 pub use chunk_text::{ChunkText, ChunkTextConfig};
 pub use decode_image::{DecodeImage, DecodeImageConfig};
 pub use embed_text::{EmbedText, EmbedTextConfig};
+pub use pool_vectors::{PoolMethod, PoolVectors, PoolVectorsConfig};
 pub use read_files::{ReadFiles, ReadFilesConfig};
 pub use render_pdf::{RenderPdf, RenderPdfConfig};
 pub use resize::{Resize, ResizeConfig};
@@ -63,6 +76,8 @@ pub fn register(registry: Registry) -> Registry {
         .stage::<ThumbnailConfig>()
         .stage::<ChunkTextConfig>()
         .stage::<EmbedTextConfig>()
+        .stage::<PoolVectorsConfig>()
+        .stage::<BinarizeConfig>()
 }
 
 #[cfg(test)]
@@ -72,7 +87,7 @@ mod tests {
     use pagemill_pipeline::testing::run_stage;
     use pagemill_pipeline::{
         ConfigFile, Field, FieldError, Fields, Image, Item, Resources, Role, Sink, SinkConfig,
-        Source, SourceConfig, Stage, StageConfig, Word,
+        Source, SourceConfig, Stage, StageConfig, VectorData, Vectors, Word,
     };
 
     use super::*;
@@ -87,7 +102,13 @@ mod tests {
         const ABOUT: &'static str = "";
         const EXAMPLE: &'static str = "";
         fn fields(&self) -> Fields {
-            Fields::provides([Field::DOCUMENT, Field::IMAGE, Field::TEXT, Field::WORDS])
+            Fields::provides([
+                Field::DOCUMENT,
+                Field::IMAGE,
+                Field::TEXT,
+                Field::WORDS,
+                Field::VECTORS,
+            ])
         }
         fn build(&self, _: &Resources) -> Result<Box<dyn Source>, FieldError> {
             unreachable!("graphs are checked and not built")
@@ -132,6 +153,10 @@ mod tests {
             .with_page(1)
             .with("image", Image::new(vec![9; 12], 2, 2, None).unwrap())
             .with("words", Vec::<Word>::new())
+            .with(
+                "vectors",
+                Vectors::new(VectorData::F32(vec![0.5; 24]), 4).unwrap(),
+            )
     }
 
     /// Builds the kind's example and runs it.
@@ -175,11 +200,13 @@ mod tests {
         check_stage::<ThumbnailConfig>();
         check_stage::<ChunkTextConfig>();
         check_stage::<EmbedTextConfig>();
+        check_stage::<PoolVectorsConfig>();
+        check_stage::<BinarizeConfig>();
         let registry = register(Registry::new());
         let stages = registry
             .kinds()
             .filter(|(_, kind)| kind.role == Role::Stage);
-        assert_eq!(stages.count(), 6, "a kind is not checked");
+        assert_eq!(stages.count(), 8, "a kind is not checked");
     }
 
     /// Builds the kind's example.

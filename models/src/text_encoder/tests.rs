@@ -340,6 +340,9 @@ fn describes_without_loading() {
     assert_eq!(
         card,
         ModelCard {
+            kind: crate::EncoderKind::Sentence,
+            n_quantizable: 0,
+            prompts: None,
             architecture: "BertModel".into(),
             dim: 40,
             max_tokens: 160,

@@ -11,6 +11,7 @@ fn fields() -> FieldSet {
         Field::IMAGE,
         Field::WORDS,
         Field::TEXT,
+        Field::PATCHES,
         Field::VECTOR,
         Field::VECTORS,
         Field::THUMBNAIL,

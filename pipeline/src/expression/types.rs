@@ -49,7 +49,9 @@ impl fmt::Display for Type {
             Self::List(_) => f.write_str("a list"),
             Self::Object(_, FieldType::Image) => f.write_str("an image"),
             Self::Object(_, ty @ (FieldType::Words | FieldType::Bytes)) => ty.fmt(f),
-            Self::Object(_, FieldType::Custom) => f.write_str("a value of a user's own type"),
+            Self::Object(_, FieldType::Custom) => {
+                f.write_str("a value that only stages understand")
+            }
             Self::Object(_, ty) => write!(f, "a {ty}"),
         }
     }

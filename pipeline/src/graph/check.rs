@@ -262,6 +262,12 @@ fn check_fields(assembled: &mut Assembled, diagnostics: &mut Vec<Diagnostic>) {
                 {
                     continue; // Another part of the joined item brings it.
                 }
+                let mut instead = node.fields.instead.iter();
+                if instead.any(|(field, other)| {
+                    *field == wanted.name && from.output.get(&other.name) == Some(other.ty)
+                }) {
+                    continue;
+                }
                 let problem = match from.output.get(&wanted.name) {
                     Some(ty) if ty == wanted.ty => continue,
                     Some(ty) => format!("as {ty}, not as {}", wanted.ty),

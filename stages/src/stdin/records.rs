@@ -9,6 +9,7 @@ use pagemill_pipeline::{ContentHash, FieldError, ItemError, Value};
 use serde_json::{Map, Value as Json, json};
 
 use super::{AttributeType, LineFormat, StdinConfig};
+use crate::names;
 use crate::read_files::state::FileState;
 
 /// What URIs of lines themselves begin with; their numbers follow.
@@ -19,25 +20,8 @@ const URI: &str = "uri";
 const TEXT: &str = "text";
 const BYTES: &str = "bytes";
 
-/// Names that mean something else, here or in a row.
-const TAKEN: [&str; 16] = [
-    PATH,
-    URI,
-    TEXT,
-    BYTES,
-    "document",
-    "document_id",
-    "content_hash",
-    "fingerprint",
-    "media_type",
-    "page",
-    "part",
-    "image",
-    "words",
-    "vector",
-    "vectors",
-    "thumbnail",
-];
+/// Names that mean something else in a line.
+const TAKEN: [&str; 4] = [PATH, URI, TEXT, BYTES];
 
 /// A document that a line names.
 #[derive(Debug, PartialEq)]
@@ -107,15 +91,13 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) fn new(config: &StdinConfig) -> Result<Self, FieldError> {
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
         for name in config.fields.keys() {
-            let is_name = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-            if !is_name || !name.contains(is_plain) || name.contains(|c| !is_plain(c)) {
+            if !names::is_name(name) {
                 let hint = "use letters, digits and `_`";
                 let problem = format_args!("has a name that is none: `{name}`");
                 return Err(FieldError::new("fields", problem, hint));
             }
-            if TAKEN.contains(&name.as_str()) {
+            if TAKEN.contains(&name.as_str()) || names::is_taken(name) {
                 let problem = format_args!("has a name that means something else: `{name}`");
                 let hint = format_args!("call it `own_{name}`, in the lines as well");
                 return Err(FieldError::new("fields", problem, hint));

@@ -14,7 +14,7 @@ const WRONG: [(&str, &str, &str, &str); 66] = [
         "zzz == 1",
         "zzz",
         "`zzz` is no field here",
-        "fields: `page`, `part`, `uri`, `media_type`, `n_bytes`, `document`, `image`, `is_scan`, `language`, `layout`, `n_columns`, `score`, `text`, `thumbnail`, `vector`, `vectors`, `words`",
+        "fields: `page`, `part`, `uri`, `media_type`, `n_bytes`, `document`, `image`, `is_scan`, `language`, `layout`, `n_columns`, `patches`, `score`, `text`, `thumbnail`, `vector`, `vectors`, `words`",
     ),
     (
         "my - 1 == 0",
@@ -32,7 +32,7 @@ const WRONG: [(&str, &str, &str, &str); 66] = [
         "has(nothing)",
         "nothing",
         "`nothing` is no field here",
-        "fields: `page`, `part`, `uri`, `media_type`, `n_bytes`, `document`, `image`, `is_scan`, `language`, `layout`, `n_columns`, `score`, `text`, `thumbnail`, `vector`, `vectors`, `words`",
+        "fields: `page`, `part`, `uri`, `media_type`, `n_bytes`, `document`, `image`, `is_scan`, `language`, `layout`, `n_columns`, `patches`, `score`, `text`, `thumbnail`, `vector`, `vectors`, `words`",
     ),
     (
         "text == 'é' && pag == 1",
@@ -139,7 +139,7 @@ const WRONG: [(&str, &str, &str, &str); 66] = [
     (
         "layout",
         "layout",
-        "`layout` is a value of a user's own type, not true or false",
+        "`layout` is a value that only stages understand, not true or false",
         "ask for `has(layout)`",
     ),
     (

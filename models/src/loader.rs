@@ -1,0 +1,315 @@
+//! A network's tensors by their canonical names, in the type it computes in.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::{DType, Tensor};
+
+use crate::device::Device;
+use crate::error::{ModelError, ShapeMismatch};
+use crate::linear::Linear;
+use crate::lora::Adapter;
+use crate::open::ModelFolders;
+use crate::weights::{Rename, Weights};
+
+/// The float type a network computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Dtype {
+    /// 32 bits: exact, and the fastest on most processors.
+    #[default]
+    F32,
+    /// 16 bits with a small range: large activations may overflow.
+    F16,
+    /// 16 bits with the range of f32, in which most models were trained.
+    BF16,
+}
+
+impl FromStr for Dtype {
+    type Err = ModelError;
+
+    fn from_str(name: &str) -> Result<Self, ModelError> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::BF16),
+            _ => Err(ModelError::UnknownDtype {
+                found: name.to_owned(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::BF16 => "bf16",
+        })
+    }
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
+            Dtype::BF16 => Self::BF16,
+        }
+    }
+}
+
+/// How weights are brought into memory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LoaderOptions {
+    /// Where the network computes.
+    pub device: Device,
+    /// What it computes in.
+    pub dtype: Dtype,
+    pub quantize: Option<Quantization>,
+    pub quantize_vision: bool,
+}
+
+/// Hands out the tensors a network asks for and remembers what is wrong with them, so
+/// that one run tells everything.
+pub(crate) struct Loader<'a> {
+    folders: &'a ModelFolders,
+    weights: Weights,
+    adapter: Option<Adapter>,
+    device: candle_core::Device,
+    dtype: DType,
+    problems: RefCell<Problems>,
+}
+
+#[derive(Default)]
+struct Problems {
+    missing: Vec<String>,
+    mismatches: Vec<ShapeMismatch>,
+    /// The first of any other kind, such as a full device.
+    other: Option<ModelError>,
+}
+
+impl<'a> Loader<'a> {
+    /// Opens the weights, under the names that `rename` makes of the files', and the adapter
+    /// that changes them.
+    ///
+    /// # Errors
+    /// A file is missing or damaged, or the device is not there.
+    pub(crate) fn new(
+        folders: &'a ModelFolders,
+        rename: Rename,
+        options: &LoaderOptions,
+    ) -> Result<Self, ModelError> {
+        let adapter = folders.adapter.as_ref();
+        let adapter = adapter.map(|(folder, config)| Adapter::open(folder, config.clone(), rename));
+        Ok(Self {
+            folders,
+            weights: Weights::open_renamed(&folders.base, "model", rename)?,
+            adapter: adapter.transpose()?,
+            device: options.device.open()?,
+            dtype: options.dtype.into(),
+            problems: RefCell::default(),
+        })
+    }
+
+    /// Where the tensors go.
+    pub(crate) fn device(&self) -> &candle_core::Device {
+        &self.device
+    }
+
+    /// What the tensors are converted to.
+    pub(crate) fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Whether the files hold a tensor of this canonical name. A network with tied
+    /// embeddings has no `lm_head.weight`: it asks, and takes the embeddings instead.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.shape(name).is_some()
+    }
+
+    /// The shape of the tensor `name`, if there is one.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        let replaced = self.adapter.as_ref().and_then(|adapter| adapter.replaced_shape(name));
+        replaced.or_else(|| self.weights.shape(name))
+    }
+
+    /// The tensor `name` in the network's type, on its device. One that is missing or of
+    /// another shape is noted for [`Loader::finish`], and a scalar comes back in its place.
+    pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Tensor {
+        self.load(name, shape, self.dtype)
+            .unwrap_or_else(|| self.placeholder())
+    }
+
+    /// The linear map of `name.weight`, `[n_out, n_in]`, and, if `bias`, `name.bias`, `[n_out]`.
+    pub(crate) fn linear(&self, name: &str, n_in: usize, n_out: usize, bias: bool) -> Linear {
+        let weight = self.tensor(&format!("{name}.weight"), &[n_out, n_in]);
+        let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[n_out]));
+        Linear::dense(weight, bias)
+    }
+
+    /// Ends the loading.
+    ///
+    /// # Errors
+    /// Everything that was missing or misshapen, or else what failed first.
+    pub(crate) fn finish(self) -> Result<(), ModelError> {
+        let problems = self.problems.take();
+        if let Some(adapter) = &self.adapter
+            && problems.other.is_none()
+        {
+            adapter.check(&self.folders.base)?;
+        }
+        let path = self.weights.path().to_owned();
+        match (problems.missing, problems.mismatches, problems.other) {
+            (_, _, Some(other)) => Err(other),
+            (names, mismatches, None) if !names.is_empty() && !mismatches.is_empty() => {
+                Err(ModelError::UnfitTensors {
+                    missing: names,
+                    mismatches,
+                    path,
+                })
+            }
+            (names, _, None) if !names.is_empty() => {
+                Err(ModelError::MissingTensors { names, path })
+            }
+            (_, mismatches, None) if !mismatches.is_empty() => {
+                Err(ModelError::MisshapenTensors { mismatches, path })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn load(&self, name: &str, shape: &[usize], dtype: DType) -> Option<Tensor> {
+        let mut problems = self.problems.borrow_mut();
+        let Some(found) = self.shape(name) else {
+            problems.missing.push(name.to_owned());
+            return None;
+        };
+        if found != shape {
+            problems.mismatches.push(ShapeMismatch {
+                name: name.to_owned(),
+                expected: shape.to_vec(),
+                found: found.to_vec(),
+            });
+            return None;
+        }
+        match self.read(name, dtype) {
+            Ok(tensor) => Some(tensor),
+            Err(error) => {
+                problems.other.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// The tensor as the files have it, or as the adapter makes it.
+    fn read(&self, name: &str, dtype: DType) -> Result<Tensor, ModelError> {
+        let Some(adapter) = self.adapter.as_ref().filter(|adapter| adapter.changes(name)) else {
+            return self.weights.tensor(name, dtype, &self.device);
+        };
+        let cpu = candle_core::Device::Cpu;
+        let merged = adapter.merge(name, || self.weights.tensor(name, DType::F32, &cpu))?;
+        merged
+            .to_dtype(dtype)
+            .and_then(|merged| merged.to_device(&self.device))
+            .map_err(ModelError::compute("merging an adapter"))
+    }
+
+    fn placeholder(&self) -> Tensor {
+        // A scalar on the processor is made of nothing that could fail.
+        Tensor::zeros((), self.dtype, &candle_core::Device::Cpu)
+            .expect("the processor has room for one number")
+    }
+}
+
+/// The one name of a tensor of the Qwen2.5-VL and Qwen3-VL families, whichever of
+/// the names in use a file has: `visual.*`, `language_model.*`, `lm_head.weight` and
+/// `custom_text_proj.*`.
+///
+/// Wrappers have put `model.`, `vlm.` and `base_model.` in front over the years, old files
+/// name the decoder's parts without `language_model.`, and some retrieval models call the
+/// head `embedding_proj_layer`.
+pub(crate) fn canonical_qwen_name(name: &str) -> String {
+    let mut rest = name;
+    while let Some(inner) = ["model.", "vlm.", "base_model."]
+        .iter()
+        .find_map(|wrapper| rest.strip_prefix(wrapper))
+    {
+        rest = inner;
+    }
+    if ["layers.", "embed_tokens.", "norm."]
+        .iter()
+        .any(|part| rest.starts_with(part))
+    {
+        return format!("language_model.{rest}");
+    }
+    match rest.strip_prefix("embedding_proj_layer.") {
+        Some(parameter) => format!("custom_text_proj.{parameter}"),
+        None => rest.to_owned(),
+    }
+}
+
+/// Fewer bits for the weights of linear maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantization { Q8_0, Q4K }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_a_qwen_name_has_one_canonical_form() {
+        for (canonical, forms) in [
+            (
+                "language_model.layers.3.mlp.up_proj.weight",
+                [
+                    "language_model.layers.3.mlp.up_proj.weight",
+                    "model.layers.3.mlp.up_proj.weight",
+                    "model.language_model.layers.3.mlp.up_proj.weight",
+                    "base_model.model.model.language_model.layers.3.mlp.up_proj.weight",
+                ],
+            ),
+            (
+                "visual.merger.ln_q.weight",
+                [
+                    "visual.merger.ln_q.weight",
+                    "model.visual.merger.ln_q.weight",
+                    "model.model.visual.merger.ln_q.weight",
+                    "vlm.model.visual.merger.ln_q.weight",
+                ],
+            ),
+            (
+                "custom_text_proj.bias",
+                [
+                    "custom_text_proj.bias",
+                    "model.custom_text_proj.bias",
+                    "embedding_proj_layer.bias",
+                    "base_model.model.custom_text_proj.bias",
+                ],
+            ),
+            (
+                "lm_head.weight",
+                [
+                    "lm_head.weight",
+                    "vlm.lm_head.weight",
+                    "model.lm_head.weight",
+                    "base_model.model.lm_head.weight",
+                ],
+            ),
+            (
+                "language_model.norm.weight",
+                [
+                    "model.norm.weight",
+                    "norm.weight",
+                    "language_model.norm.weight",
+                    "vlm.model.language_model.norm.weight",
+                ],
+            ),
+        ] {
+            for form in forms {
+                assert_eq!(canonical_qwen_name(form), canonical, "{form}");
+            }
+        }
+    }
+}

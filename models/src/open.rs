@@ -1,0 +1,64 @@
+//! From a model's folder to the folders of its parts: an adapter's base lies elsewhere.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::ModelError;
+use crate::files;
+use crate::lora::AdapterConfig;
+use crate::resolve::{ModelPlaces, resolve};
+
+/// Where a model's parts are.
+pub(crate) struct ModelFolders {
+    /// Configuration and weights of the whole network.
+    pub(crate) base: PathBuf,
+    /// What changes some of its weights.
+    pub(crate) adapter: Option<(PathBuf, AdapterConfig)>,
+}
+
+/// Finds the parts of the model in `folder`. It is an adapter if it has `adapter_config.json`
+/// and no weights of its own; its base is the folder that the file names, relative to the
+/// adapter's, or a model that [`resolve`] finds.
+///
+/// # Errors
+/// The adapter's configuration is damaged or asks for what this crate does not compute, or its
+/// base is not here.
+pub(crate) fn open_model(folder: &Path) -> Result<ModelFolders, ModelError> {
+    let own_weights = ["model.safetensors", "model.safetensors.index.json"];
+    let whole = own_weights.iter().any(|file| folder.join(file).is_file());
+    let config = if whole { None } else { AdapterConfig::read(folder)? };
+    let Some(config) = config else {
+        return Ok(ModelFolders {
+            base: folder.to_owned(),
+            adapter: None,
+        });
+    };
+    let named = folder.join(&config.base_model_name_or_path);
+    let base = if named.is_dir() {
+        named
+    } else {
+        resolve(&config.base_model_name_or_path, &ModelPlaces::from_environment())?
+    };
+    // An adapter on an adapter would need its base's base.
+    if !base.join("config.json").is_file() {
+        return Err(ModelError::MissingFile {
+            file: "config.json".into(),
+            folder: base,
+        });
+    }
+    Ok(ModelFolders {
+        base,
+        adapter: Some((folder.to_owned(), config)),
+    })
+}
+
+/// The base's folder, and what its `config.json` says.
+///
+/// # Errors
+/// Those of [`open_model`], and of reading the file.
+pub(crate) fn read_config(folder: &Path) -> Result<(PathBuf, Value), ModelError> {
+    let folders = open_model(folder)?;
+    let config = files::read_json(&folders.base.join("config.json"))?;
+    Ok((folders.base, config))
+}

@@ -1,0 +1,601 @@
+//! What `config.json` says about a Qwen2.5-VL or Qwen3-VL network.
+//!
+//! Two generations of files are in use. Those written by transformers 4 keep the language
+//! model's fields at the top level, with `rope_theta` and `rope_scaling`; those of
+//! transformers 5 put them into `text_config`, with `rope_parameters`.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::error::ModelError;
+use crate::files;
+
+/// The two generations of networks, which differ in more than their sizes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Generation {
+    /// Qwen2.5-VL: windowed vision attention, chunked M-RoPE.
+    Qwen2_5,
+    /// Qwen3-VL: interpolated positions, deepstack, interleaved M-RoPE.
+    Qwen3,
+}
+
+/// Sizes beyond these belong to no model; they keep arithmetic on them from overflowing.
+const MAX_WIDTH: usize = 1 << 20;
+const MAX_DEPTH: usize = 1 << 12;
+
+/// A whole network.
+#[derive(Debug, Clone)]
+pub(crate) struct QwenConfig {
+    pub(crate) generation: Generation,
+    /// The class in `architectures`, such as `ColQwen2_5`.
+    pub(crate) architecture: String,
+    pub(crate) text: TextConfig,
+    pub(crate) vision: VisionConfig,
+    /// Stands in the prompt where an image's vectors go.
+    pub(crate) image_token_id: u32,
+    /// Whether the output layer is the embedding table.
+    pub(crate) tied: bool,
+    /// Length of a head's vectors where the file says it: ColQwen3 has `embed_dim` or `dim`.
+    pub(crate) head_dim: Option<usize>,
+}
+
+/// The language model.
+#[derive(Debug, Clone)]
+pub(crate) struct TextConfig {
+    pub(crate) vocab_size: usize,
+    pub(crate) hidden: usize,
+    pub(crate) wide: usize,
+    pub(crate) n_layers: usize,
+    pub(crate) n_heads: usize,
+    pub(crate) n_kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) norm_epsilon: f32,
+    pub(crate) max_tokens: usize,
+    pub(crate) rope_theta: f64,
+    /// Rotated pairs of a head that follow the time, row and column of a token.
+    pub(crate) mrope_section: [usize; 3],
+    /// Whether those pairs alternate (Qwen3) instead of lying in three runs.
+    pub(crate) interleaved: bool,
+    /// Whether queries, keys and values have a bias.
+    pub(crate) qkv_bias: bool,
+    /// Whether the output projection of attention has one.
+    pub(crate) output_bias: bool,
+    /// Whether each head's queries and keys are normalized.
+    pub(crate) qk_norm: bool,
+}
+
+/// The vision tower.
+#[derive(Debug, Clone)]
+pub(crate) struct VisionConfig {
+    pub(crate) depth: usize,
+    pub(crate) hidden: usize,
+    pub(crate) wide: usize,
+    pub(crate) n_heads: usize,
+    pub(crate) patch: usize,
+    /// Patches on each side of the square that becomes one token.
+    pub(crate) merge: usize,
+    /// Frames that one patch covers; a page is doubled to fill them.
+    pub(crate) n_frames: usize,
+    /// Width of the language model's tokens.
+    pub(crate) out_hidden: usize,
+    pub(crate) rope_theta: f64,
+    /// Qwen2.5: side of an attention window, in pixels.
+    pub(crate) window_px: usize,
+    /// Qwen2.5: blocks that attend over the whole image.
+    pub(crate) full_blocks: Vec<usize>,
+    /// Qwen3: entries of the square position table.
+    pub(crate) n_positions: usize,
+    /// Qwen3: blocks whose output the language model's first layers get.
+    pub(crate) deepstack: Vec<usize>,
+}
+
+impl VisionConfig {
+    /// Width of one head.
+    pub(crate) fn head_dim(&self) -> usize {
+        self.hidden / self.n_heads
+    }
+
+    /// Qwen2.5: side of an attention window in merged tokens.
+    pub(crate) fn window(&self) -> usize {
+        (self.window_px / self.merge / self.patch).max(1)
+    }
+}
+
+/// `config.json` or one of its parts, whichever has the field.
+#[derive(Deserialize)]
+struct RawText {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    hidden_act: Option<String>,
+    rms_norm_eps: Option<f64>,
+    max_position_embeddings: Option<usize>,
+    rope_theta: Option<f64>,
+    rope_scaling: Option<RawRope>,
+    rope_parameters: Option<RawRope>,
+    attention_bias: Option<bool>,
+    use_sliding_window: Option<bool>,
+    tie_word_embeddings: Option<bool>,
+}
+
+#[derive(Deserialize, Default, Clone)]
+struct RawRope {
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+    rope_theta: Option<f64>,
+    mrope_section: Option<Vec<usize>>,
+}
+
+#[derive(Deserialize)]
+struct RawVision {
+    depth: Option<usize>,
+    hidden_size: Option<usize>,
+    intermediate_size: Option<usize>,
+    num_heads: Option<usize>,
+    hidden_act: Option<String>,
+    #[serde(alias = "in_chans")]
+    in_channels: Option<usize>,
+    patch_size: Option<usize>,
+    spatial_merge_size: Option<usize>,
+    temporal_patch_size: Option<usize>,
+    out_hidden_size: Option<usize>,
+    rope_parameters: Option<RawRope>,
+    window_size: Option<usize>,
+    fullatt_block_indexes: Option<Vec<usize>>,
+    num_position_embeddings: Option<usize>,
+    deepstack_visual_indexes: Option<Vec<usize>>,
+}
+
+/// The generation that a `config.json` is of, by `model_type` or `architectures`.
+pub(crate) fn generation(config: &Value) -> Option<Generation> {
+    let text = |key: &str| config.get(key).and_then(Value::as_str);
+    let model_type = text("model_type").unwrap_or_default();
+    let architecture = config
+        .pointer("/architectures/0")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    // Some checkpoints with code of their own name their own type and keep the network's
+    // below `vlm_config` or in `text_config`.
+    let below = config
+        .pointer("/text_config/model_type")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let is = |name: &str| {
+        let compact = name.to_lowercase().replace(['_', '.', '-'], "");
+        if compact.contains("qwen25vl") || compact.contains("colqwen25") {
+            Some(Generation::Qwen2_5)
+        } else if compact.contains("qwen3vl") || compact.contains("colqwen3") {
+            Some(Generation::Qwen3)
+        } else {
+            None
+        }
+    };
+    is(model_type).or_else(|| is(architecture)).or_else(|| is(below))
+}
+
+impl QwenConfig {
+    /// Reads and checks `config.json`.
+    ///
+    /// # Errors
+    /// It is missing or malformed, a field has a value that no network can have, or it asks
+    /// for what this crate does not compute; the error names the field.
+    pub(crate) fn read(folder: &Path) -> Result<Self, ModelError> {
+        let path = folder.join("config.json");
+        Self::parse(&files::read_json(&path)?, &path)
+    }
+
+    /// As [`QwenConfig::read`], of the file's contents; `path` is for errors.
+    pub(crate) fn parse(config: &Value, path: &Path) -> Result<Self, ModelError> {
+        // Checkpoints that wrap the network keep its configuration one level down.
+        let config = config
+            .get("vlm_config")
+            .filter(|inner| inner.is_object())
+            .unwrap_or(config);
+        let architecture = config
+            .pointer("/architectures/0")
+            .or_else(|| config.get("model_type"))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        let generation = generation(config).ok_or_else(|| ModelError::Unsupported {
+            field: "model_type".into(),
+            found: architecture.clone(),
+            supported: &["qwen2_5_vl", "qwen3_vl"],
+            path: path.to_owned(),
+        })?;
+        let json = |source| ModelError::Json {
+            path: path.to_owned(),
+            source,
+        };
+        let text_part = config.get("text_config").unwrap_or(config);
+        let text: RawText = serde_json::from_value(text_part.clone()).map_err(json)?;
+        let vision = config.get("vision_config").cloned().unwrap_or_default();
+        let vision: RawVision = serde_json::from_value(vision).map_err(json)?;
+        let number = |keys: &[&str]| {
+            let found = keys.iter().find_map(|key| config.get(*key)?.as_u64());
+            found.and_then(|number| usize::try_from(number).ok())
+        };
+        let tied = config
+            .get("tie_word_embeddings")
+            .and_then(Value::as_bool)
+            .or(text.tie_word_embeddings)
+            .unwrap_or(false);
+        let check = Check { path };
+        let image_token_id = number(&["image_token_id"]).unwrap_or(151_655);
+        let vision = check.vision(&vision, generation)?;
+        let text = check.text(&text, generation)?;
+        if vision.out_hidden != text.hidden {
+            return Err(check.invalid(
+                "out_hidden_size",
+                format!(
+                    "is {}, but the language model is {} wide",
+                    vision.out_hidden, text.hidden
+                ),
+            ));
+        }
+        if image_token_id >= text.vocab_size {
+            let problem = format!("is {image_token_id}, but `vocab_size` is {}", text.vocab_size);
+            return Err(check.invalid("image_token_id", problem));
+        }
+        if vision.deepstack.len() > text.n_layers {
+            let problem = format!(
+                "names {} blocks, but the language model has {} layers",
+                vision.deepstack.len(),
+                text.n_layers
+            );
+            return Err(check.invalid("deepstack_visual_indexes", problem));
+        }
+        Ok(Self {
+            generation,
+            architecture,
+            text,
+            vision,
+            image_token_id: image_token_id as u32,
+            tied,
+            head_dim: number(&["embed_dim", "dim"]),
+        })
+    }
+}
+
+/// Trained numbers of each part of a network, by its configuration alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) vision: usize,
+    /// The matrices of the language model's layers, which may be quantized.
+    pub(crate) layers: usize,
+    /// Embeddings, norms and biases of the language model.
+    pub(crate) rest: usize,
+}
+
+impl QwenConfig {
+    /// How many numbers the network has, without a head or an output layer of its own.
+    pub(crate) fn sizes(&self) -> Sizes {
+        let text = &self.text;
+        let (wide, narrow) = (text.n_heads * text.head_dim, text.n_kv_heads * text.head_dim);
+        let matrices = text.hidden * (2 * wide + 2 * narrow + 3 * text.wide);
+        let mut vectors = 2 * text.hidden;
+        if text.qkv_bias {
+            vectors += wide + 2 * narrow;
+        }
+        if text.output_bias {
+            vectors += text.hidden;
+        }
+        if text.qk_norm {
+            vectors += 2 * text.head_dim;
+        }
+        Sizes {
+            vision: self.vision_size(),
+            layers: text.n_layers * matrices,
+            rest: text.vocab_size * text.hidden + text.n_layers * vectors + text.hidden,
+        }
+    }
+
+    fn vision_size(&self) -> usize {
+        let vision = &self.vision;
+        let hidden = vision.hidden;
+        let square = hidden * vision.merge * vision.merge;
+        let linear = |n_in: usize, n_out: usize| n_in * n_out + n_out;
+        let patches = hidden * 3 * vision.n_frames * vision.patch * vision.patch;
+        let attention = linear(hidden, 3 * hidden) + linear(hidden, hidden);
+        let merger = linear(square, square) + linear(square, vision.out_hidden);
+        match self.generation {
+            Generation::Qwen2_5 => {
+                let gated = 2 * linear(hidden, vision.wide) + linear(vision.wide, hidden);
+                patches + vision.depth * (attention + gated + 2 * hidden) + merger + hidden
+            }
+            Generation::Qwen3 => {
+                let plain = linear(hidden, vision.wide) + linear(vision.wide, hidden);
+                let blocks = vision.depth * (attention + plain + 4 * hidden);
+                let deepstack = vision.deepstack.len() * (merger + 2 * square);
+                let table = vision.n_positions * hidden;
+                patches + hidden + table + blocks + merger + 2 * hidden + deepstack
+            }
+        }
+    }
+}
+
+/// Checks with the file's place at hand.
+struct Check<'a> {
+    path: &'a Path,
+}
+
+impl Check<'_> {
+    fn invalid(&self, field: &'static str, problem: String) -> ModelError {
+        ModelError::InvalidSetting {
+            field,
+            problem,
+            path: self.path.to_owned(),
+        }
+    }
+
+    fn unsupported(
+        &self,
+        field: &str,
+        found: impl ToString,
+        supported: &'static [&'static str],
+    ) -> ModelError {
+        ModelError::Unsupported {
+            field: field.into(),
+            found: found.to_string(),
+            supported,
+            path: self.path.to_owned(),
+        }
+    }
+
+    fn size(&self, field: &'static str, value: usize, most: usize) -> Result<usize, ModelError> {
+        if (1..=most).contains(&value) {
+            return Ok(value);
+        }
+        Err(self.invalid(field, format!("is {value}, and must be from 1 to {most}")))
+    }
+
+    /// One of the default kinds of rotary positions, without scaling.
+    fn rope(&self, rope: &RawRope, field: &'static str) -> Result<(), ModelError> {
+        match rope.rope_type.as_deref() {
+            None | Some("default" | "mrope" | "axial") => Ok(()),
+            Some(other) => Err(self.unsupported(field, other, &["default", "mrope"])),
+        }
+    }
+
+    fn theta(&self, theta: f64) -> Result<f64, ModelError> {
+        if theta.is_finite() && theta > 1.0 {
+            return Ok(theta);
+        }
+        Err(self.invalid("rope_theta", format!("is {theta}, and must be above 1")))
+    }
+
+    fn text(&self, raw: &RawText, generation: Generation) -> Result<TextConfig, ModelError> {
+        let newer = generation == Generation::Qwen3;
+        if let Some(other) = raw.hidden_act.as_deref().filter(|name| *name != "silu") {
+            return Err(self.unsupported("hidden_act", other, &["silu"]));
+        }
+        if raw.use_sliding_window == Some(true) {
+            return Err(self.unsupported("use_sliding_window", true, &["false"]));
+        }
+        let hidden = self.size("hidden_size", raw.hidden_size, MAX_WIDTH)?;
+        let n_heads = self.size("num_attention_heads", raw.num_attention_heads, MAX_WIDTH)?;
+        let n_kv_heads = raw.num_key_value_heads.unwrap_or(n_heads);
+        let n_kv_heads = self.size("num_key_value_heads", n_kv_heads, n_heads)?;
+        if !n_heads.is_multiple_of(n_kv_heads) {
+            let problem = format!("is {n_kv_heads}, which does not divide {n_heads} heads");
+            return Err(self.invalid("num_key_value_heads", problem));
+        }
+        if raw.head_dim.is_none() && !hidden.is_multiple_of(n_heads) {
+            let problem = format!("is {hidden}, which {n_heads} heads do not divide");
+            return Err(self.invalid("hidden_size", problem));
+        }
+        // Qwen3 falls back to 128 in its class, Qwen2.5 to an equal share.
+        let fallback = if newer { 128 } else { hidden / n_heads };
+        let head_dim = raw.head_dim.unwrap_or(fallback);
+        let head_dim = self.size("head_dim", head_dim, MAX_WIDTH)?;
+        let rope = raw.rope_parameters.as_ref().or(raw.rope_scaling.as_ref());
+        let rope = rope.cloned().unwrap_or_default();
+        self.rope(&rope, "rope_parameters.rope_type")?;
+        let section = rope.mrope_section.clone().unwrap_or_else(|| {
+            if newer { vec![24, 20, 20] } else { vec![16, 24, 24] }
+        });
+        let mrope_section = <[usize; 3]>::try_from(section.as_slice()).ok();
+        let fitting = mrope_section.filter(|section| {
+            let sum: usize = section.iter().fold(0, |sum, part| sum.saturating_add(*part));
+            // Interleaved pairs that a section claims beyond the last one do not exist.
+            newer || sum == head_dim / 2
+        });
+        let Some(mrope_section) = fitting.filter(|_| head_dim.is_multiple_of(2)) else {
+            let problem = format!("is {section:?}, which does not fit heads of {head_dim}");
+            return Err(self.invalid("mrope_section", problem));
+        };
+        let theta = rope.rope_theta.or(raw.rope_theta);
+        let fallback = if newer { 5e6 } else { 1e6 };
+        let norm_epsilon = raw.rms_norm_eps.unwrap_or(1e-6);
+        if !(norm_epsilon.is_finite() && norm_epsilon >= 0.0) {
+            return Err(self.invalid("rms_norm_eps", format!("is {norm_epsilon}")));
+        }
+        Ok(TextConfig {
+            vocab_size: self.size("vocab_size", raw.vocab_size, 1 << 24)?,
+            hidden,
+            wide: self.size("intermediate_size", raw.intermediate_size, MAX_WIDTH)?,
+            n_layers: self.size("num_hidden_layers", raw.num_hidden_layers, MAX_DEPTH)?,
+            n_heads,
+            n_kv_heads,
+            head_dim,
+            norm_epsilon: norm_epsilon as f32,
+            max_tokens: raw.max_position_embeddings.unwrap_or(32_768).max(1),
+            rope_theta: self.theta(theta.unwrap_or(fallback))?,
+            mrope_section,
+            interleaved: newer,
+            qkv_bias: if newer { raw.attention_bias.unwrap_or(false) } else { true },
+            output_bias: newer && raw.attention_bias.unwrap_or(false),
+            qk_norm: newer,
+        })
+    }
+
+    fn vision(&self, raw: &RawVision, generation: Generation) -> Result<VisionConfig, ModelError> {
+        let newer = generation == Generation::Qwen3;
+        let supported: &[&str] = if newer { &["gelu_pytorch_tanh"] } else { &["silu"] };
+        if let Some(other) = raw.hidden_act.as_deref().filter(|name| !supported.contains(name)) {
+            return Err(self.unsupported("vision_config.hidden_act", other, supported));
+        }
+        if let Some(other) = raw.in_channels.filter(|channels| *channels != 3) {
+            return Err(self.unsupported("vision_config.in_channels", other, &["3"]));
+        }
+        let rope = raw.rope_parameters.clone().unwrap_or_default();
+        self.rope(&rope, "vision_config.rope_parameters.rope_type")?;
+        // The classes' own defaults, which hub-style files rely on.
+        let or = |value: Option<usize>, older: usize, new: usize| {
+            value.unwrap_or(if newer { new } else { older })
+        };
+        let depth = self.size("vision_config.depth", or(raw.depth, 32, 27), MAX_DEPTH)?;
+        let hidden = or(raw.hidden_size, 3584, 1152);
+        let hidden = self.size("vision_config.hidden_size", hidden, MAX_WIDTH)?;
+        let n_heads = or(raw.num_heads, 16, 16);
+        let n_heads = self.size("vision_config.num_heads", n_heads, hidden)?;
+        if !hidden.is_multiple_of(n_heads) || !(hidden / n_heads).is_multiple_of(4) {
+            let problem = format!("is {hidden}: {n_heads} heads need a multiple of 4 each");
+            return Err(self.invalid("vision_config.hidden_size", problem));
+        }
+        let patch = or(raw.patch_size, 14, 16);
+        let merge = raw.spatial_merge_size.unwrap_or(2);
+        let n_positions = raw.num_position_embeddings.unwrap_or(2304);
+        let side = n_positions.isqrt();
+        if newer && (n_positions == 0 || side * side != n_positions || n_positions > 1 << 24) {
+            let problem = format!("is {n_positions}, and must be a square");
+            return Err(self.invalid("vision_config.num_position_embeddings", problem));
+        }
+        let blocks = |field: &'static str, list: Option<&Vec<usize>>, usual: [usize; 4], n| {
+            let list = list.map_or_else(|| usual[..n].to_vec(), Clone::clone);
+            match list.iter().find(|block| **block >= depth) {
+                Some(block) => {
+                    let problem = format!("names block {block} of {depth}");
+                    Err(self.invalid(field, problem))
+                }
+                None => Ok(list),
+            }
+        };
+        let (full_blocks, deepstack) = if newer {
+            let field = "deepstack_visual_indexes";
+            let list = raw.deepstack_visual_indexes.as_ref();
+            (Vec::new(), blocks(field, list, [8, 16, 24, 0], 3)?)
+        } else {
+            let list = raw.fullatt_block_indexes.as_ref();
+            let list = blocks("fullatt_block_indexes", list, [7, 15, 23, 31], 4)?;
+            (list, Vec::new())
+        };
+        let window_px = raw.window_size.unwrap_or(112);
+        Ok(VisionConfig {
+            depth,
+            hidden,
+            wide: self.size(
+                "vision_config.intermediate_size",
+                or(raw.intermediate_size, 3420, 4304),
+                MAX_WIDTH,
+            )?,
+            n_heads,
+            patch: self.size("vision_config.patch_size", patch, 1 << 10)?,
+            merge: self.size("vision_config.spatial_merge_size", merge, 64)?,
+            n_frames: self.size(
+                "vision_config.temporal_patch_size",
+                raw.temporal_patch_size.unwrap_or(2),
+                64,
+            )?,
+            out_hidden: self.size(
+                "vision_config.out_hidden_size",
+                raw.out_hidden_size.unwrap_or(3584),
+                MAX_WIDTH,
+            )?,
+            rope_theta: self.theta(rope.rope_theta.unwrap_or(10_000.0))?,
+            window_px: self.size("vision_config.window_size", window_px, MAX_WIDTH)?,
+            full_blocks,
+            n_positions,
+            deepstack,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn flat() -> Value {
+        json!({
+            "architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl",
+            "hidden_size": 64, "intermediate_size": 112, "num_attention_heads": 4,
+            "num_hidden_layers": 3, "num_key_value_heads": 2, "rms_norm_eps": 1e-6,
+            "rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+            "vocab_size": 608, "image_token_id": 572, "tie_word_embeddings": true,
+            "vision_config": {"depth": 4, "hidden_size": 64, "intermediate_size": 108,
+                "num_heads": 4, "in_chans": 3, "out_hidden_size": 64, "patch_size": 14,
+                "window_size": 112, "fullatt_block_indexes": [1, 3]}
+        })
+    }
+
+    fn parse(config: &Value) -> Result<QwenConfig, String> {
+        QwenConfig::parse(config, Path::new("m/config.json")).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn flat_and_nested_files_say_the_same() {
+        let flat = flat();
+        let mut nested = flat.clone();
+        let moved = ["hidden_size", "intermediate_size", "num_attention_heads"]
+            .into_iter()
+            .chain(["num_hidden_layers", "num_key_value_heads", "rms_norm_eps", "vocab_size"]);
+        let mut text = serde_json::Map::new();
+        let top = nested.as_object_mut().unwrap();
+        for key in moved {
+            text.insert(key.into(), top.remove(key).unwrap());
+        }
+        top.remove("rope_theta");
+        top.remove("rope_scaling");
+        text.insert(
+            "rope_parameters".into(),
+            json!({"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}),
+        );
+        top.insert("text_config".into(), text.into());
+        let (flat, nested) = (parse(&flat).unwrap(), parse(&nested).unwrap());
+        assert_eq!(format!("{flat:?}"), format!("{nested:?}"));
+        assert!(flat.tied && flat.text.qkv_bias && !flat.text.qk_norm);
+        assert_eq!((flat.text.head_dim, flat.vision.window()), (16, 4));
+    }
+
+    #[test]
+    fn what_cannot_be_computed_is_refused_by_the_name_of_its_field() {
+        let with = |pointer: &str, key: &str, value: Value| {
+            let mut config = flat();
+            let part = config.pointer_mut(pointer).unwrap();
+            part.as_object_mut().unwrap().insert(key.into(), value);
+            parse(&config).unwrap_err()
+        };
+        let cases = [
+            (with("", "hidden_act", json!("relu")), "`hidden_act` is `relu`"),
+            (with("", "use_sliding_window", json!(true)), "`use_sliding_window`"),
+            (with("", "num_key_value_heads", json!(3)), "`num_key_value_heads` is 3"),
+            (with("", "hidden_size", json!(0)), "`hidden_size` is 0"),
+            (with("", "vocab_size", json!(100)), "`image_token_id` is 572"),
+            (with("/rope_scaling", "type", json!("yarn")), "`rope_parameters.rope_type`"),
+            (with("/rope_scaling", "mrope_section", json!([9, 9, 9])), "`mrope_section`"),
+            (with("/vision_config", "num_heads", json!(7)), "`vision_config.hidden_size`"),
+            (with("/vision_config", "in_chans", json!(1)), "`vision_config.in_channels`"),
+            (with("/vision_config", "out_hidden_size", json!(63)), "`out_hidden_size`"),
+            (
+                with("/vision_config", "fullatt_block_indexes", json!([9])),
+                "`fullatt_block_indexes` names block 9 of 4",
+            ),
+        ];
+        for (error, expected) in cases {
+            assert!(error.contains(expected), "{error} lacks {expected}");
+            assert!(error.ends_with("m/config.json"), "{error}");
+        }
+        let mut other = flat();
+        other["model_type"] = json!("mamba");
+        other["architectures"] = json!(["Mamba"]);
+        assert!(parse(&other).unwrap_err().contains("`model_type` is `Mamba`"));
+    }
+}

@@ -1,0 +1,234 @@
+//! The language model of Qwen2.5-VL and Qwen3-VL.
+//!
+//! Sequences lie end to end, without padding. A pass may be the only one, as for embeddings, or
+//! one of many that share a [`KvCache`], as for generation.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use super::cache::KvCache;
+use super::config::{QwenConfig, TextConfig};
+use super::layout::{self, Angles};
+use crate::linear::Linear;
+use crate::loader::Loader;
+use crate::ops::{self, Mask, Span};
+
+pub(crate) struct Decoder {
+    config: TextConfig,
+    embeddings: Tensor, // [vocab, hidden]
+    layers: Vec<Layer>,
+    norm: Tensor, // [hidden]
+    /// Absent where the network only embeds.
+    output: Option<Linear>,
+}
+
+struct Layer {
+    norm1: Tensor, // [hidden]
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    /// Norms of each head's queries and keys, `[head_dim]`.
+    qk_norm: Option<(Tensor, Tensor)>,
+    output: Linear,
+    norm2: Tensor, // [hidden]
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+}
+
+/// One pass over tokens of one or more sequences.
+pub(crate) struct Pass<'a> {
+    /// `[tokens, hidden]`, sequences end to end.
+    pub(crate) hidden: Tensor,
+    /// Time, row and column of each token.
+    pub(crate) positions: &'a [[u32; 3]],
+    /// Tokens of each sequence.
+    pub(crate) n_tokens: &'a [usize],
+    /// What the first layers get besides, and the tokens that get it; none for Qwen2.5.
+    pub(crate) deepstack: &'a [Tensor],
+    pub(crate) image_tokens: Option<&'a Tensor>,
+}
+
+impl Decoder {
+    /// Takes the tensors below `language_model`, and `lm_head` if the network is to speak.
+    pub(crate) fn load(config: &QwenConfig, speaks: bool, loader: &Loader<'_>) -> Self {
+        let text = &config.text;
+        let hidden = text.hidden;
+        let layer = |index: usize| {
+            let name = |part: &str| format!("language_model.layers.{index}.{part}");
+            let tensor = |part: &str, width| loader.tensor(&name(part), &[width]);
+            let linear =
+                |part: &str, n_in, n_out, bias| loader.linear(&name(part), n_in, n_out, bias);
+            let wide = text.n_heads * text.head_dim;
+            let narrow = text.n_kv_heads * text.head_dim;
+            Layer {
+                norm1: tensor("input_layernorm.weight", hidden),
+                q: linear("self_attn.q_proj", hidden, wide, text.qkv_bias),
+                k: linear("self_attn.k_proj", hidden, narrow, text.qkv_bias),
+                v: linear("self_attn.v_proj", hidden, narrow, text.qkv_bias),
+                qk_norm: text.qk_norm.then(|| {
+                    let q = tensor("self_attn.q_norm.weight", text.head_dim);
+                    (q, tensor("self_attn.k_norm.weight", text.head_dim))
+                }),
+                output: linear("self_attn.o_proj", wide, hidden, text.output_bias),
+                norm2: tensor("post_attention_layernorm.weight", hidden),
+                gate: linear("mlp.gate_proj", hidden, text.wide, false),
+                up: linear("mlp.up_proj", hidden, text.wide, false),
+                down: linear("mlp.down_proj", text.wide, hidden, false),
+            }
+        };
+        let table = "language_model.embed_tokens.weight";
+        let embeddings = loader.tensor(table, &[text.vocab_size, hidden]);
+        // Some tied checkpoints carry the output layer all the same.
+        let own_output = !config.tied || loader.contains("lm_head.weight");
+        let output = speaks.then(|| {
+            if own_output {
+                loader.linear("lm_head", hidden, text.vocab_size, false)
+            } else {
+                Linear::dense(embeddings.clone(), None)
+            }
+        });
+        Self {
+            layers: (0..text.n_layers).map(layer).collect(),
+            norm: loader.tensor("language_model.norm.weight", &[hidden]),
+            config: text.clone(),
+            embeddings,
+            output,
+        }
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        self.embeddings.device()
+    }
+
+    pub(crate) fn dtype(&self) -> DType {
+        self.embeddings.dtype()
+    }
+
+    /// The vectors of token ids: `[ids, hidden]`.
+    ///
+    /// # Errors
+    /// An id is beyond the vocabulary.
+    pub(crate) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
+        if let Some(id) = ids.iter().find(|id| **id as usize >= self.config.vocab_size) {
+            candle_core::bail!("token {id} is beyond the {} known", self.config.vocab_size)
+        }
+        let ids = Tensor::from_slice(ids, ids.len(), self.device())?;
+        self.embeddings.index_select(&ids, 0)
+    }
+
+    /// An empty cache for this decoder.
+    pub(crate) fn cache(&self) -> Result<KvCache> {
+        let TextConfig {
+            n_kv_heads,
+            head_dim,
+            ..
+        } = self.config;
+        let n_layers = self.layers.len();
+        KvCache::new(n_layers, n_kv_heads, head_dim, self.dtype(), self.device())
+    }
+
+    /// The hidden states after the last norm, `[tokens, hidden]`.
+    pub(crate) fn forward(&self, pass: Pass<'_>) -> Result<Tensor> {
+        let spans = layout::ranges(pass.n_tokens.iter().copied());
+        let spans: Vec<Span> = spans
+            .into_iter()
+            .map(|range| Span {
+                queries: range.clone(),
+                keys: range,
+            })
+            .collect();
+        self.run(pass, &spans, |_, k, v| Ok((k, v)))
+    }
+
+    /// As [`Decoder::forward`], of tokens that follow those in the cache; `sequences` has each
+    /// sequence's number there.
+    pub(crate) fn forward_cached(
+        &self,
+        pass: Pass<'_>,
+        cache: &mut KvCache,
+        sequences: &[usize],
+    ) -> Result<Tensor> {
+        let new = layout::ranges(pass.n_tokens.iter().copied());
+        let counts = sequences.iter().copied().zip(pass.n_tokens.iter().copied());
+        let rows: Vec<Range<usize>> = cache.grow(&counts.collect::<Vec<_>>())?;
+        let spans = new.iter().zip(&rows).map(|(queries, keys)| Span {
+            queries: queries.clone(),
+            keys: keys.clone(),
+        });
+        let spans: Vec<Span> = spans.collect();
+        let cache = &*cache;
+        self.run(pass, &spans, |layer, k, v| cache.put(layer, &k, &v, &new, &rows))
+    }
+
+    /// Scores of every token of the vocabulary, f32: `[rows, hidden]` to `[rows, vocab]`.
+    ///
+    /// # Errors
+    /// The network was loaded without its output layer.
+    pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        match &self.output {
+            Some(output) => output.forward(hidden)?.to_dtype(DType::F32),
+            None => candle_core::bail!("the network was loaded without its output layer"),
+        }
+    }
+
+    fn run(
+        &self,
+        pass: Pass<'_>,
+        spans: &[Span],
+        remember: impl Fn(usize, Tensor, Tensor) -> Result<(Tensor, Tensor)>,
+    ) -> Result<Tensor> {
+        let n = pass.positions.len();
+        let angles = Angles::of_tokens(&self.config, pass.positions);
+        let angle = |values: Vec<f32>| {
+            Tensor::from_vec(values, (n, self.config.head_dim / 2), self.device())?
+                .to_dtype(self.dtype())
+        };
+        let (cosines, sines) = (angle(angles.cosines)?, angle(angles.sines)?);
+        let mut x = pass.hidden;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let (q, k, v) = layer.project(&x, &self.config)?;
+            let q = ops::rope(&q, &cosines, &sines)?;
+            let k = ops::rope(&k, &cosines, &sines)?;
+            let (k, v) = remember(index, k, v)?;
+            let scale = 1.0 / (self.config.head_dim as f32).sqrt();
+            let attended = ops::attend(&q, &k, &v, spans, Mask::Causal, scale)?;
+            x = layer.rest(&x, &attended, self.config.norm_epsilon)?;
+            if let (Some(extra), Some(tokens)) = (pass.deepstack.get(index), pass.image_tokens) {
+                x = x.index_add(tokens, extra, 0)?;
+            }
+        }
+        ops::rms_norm(&x, &self.norm, self.config.norm_epsilon)
+    }
+}
+
+impl Layer {
+    /// Queries `[tokens, heads, head_dim]`, keys and values `[tokens, kv_heads, head_dim]`.
+    fn project(&self, x: &Tensor, config: &TextConfig) -> Result<(Tensor, Tensor, Tensor)> {
+        let n = x.dim(0)?;
+        let normed = ops::rms_norm(x, &self.norm1, config.norm_epsilon)?;
+        let heads = |linear: &Linear, n_heads| {
+            linear.forward(&normed)?.reshape((n, n_heads, config.head_dim))
+        };
+        let mut q = heads(&self.q, config.n_heads)?;
+        let mut k = heads(&self.k, config.n_kv_heads)?;
+        let v = heads(&self.v, config.n_kv_heads)?;
+        if let Some((q_norm, k_norm)) = &self.qk_norm {
+            let normed = |x: &Tensor, weight| {
+                let rows = x.reshape(((), config.head_dim))?; // [tokens * heads, head_dim]
+                ops::rms_norm(&rows, weight, config.norm_epsilon)?.reshape(x.shape())
+            };
+            (q, k) = (normed(&q, q_norm)?, normed(&k, k_norm)?);
+        }
+        Ok((q, k, v))
+    }
+
+    /// What follows attention.
+    fn rest(&self, x: &Tensor, attended: &Tensor, epsilon: f32) -> Result<Tensor> {
+        let x = (x + self.output.forward(attended)?)?;
+        let normed = ops::rms_norm(&x, &self.norm2, epsilon)?;
+        let gated = ops::silu_mul(&self.gate.forward(&normed)?, &self.up.forward(&normed)?)?;
+        x + self.down.forward(&gated)?
+    }
+}
