@@ -168,6 +168,13 @@ pub enum ModelError {
         found: String,
     },
 
+    /// A format of quantized weights that nobody knows.
+    #[error("unknown quantization `{found}`, supported: `q8_0`, `q4_k`")]
+    UnknownQuantization {
+        /// The name as given.
+        found: String,
+    },
+
     /// The device is known, but this build or this machine does not have it.
     #[error("device `{device}` is not available: {problem}")]
     DeviceUnavailable {
@@ -249,7 +256,7 @@ impl ModelError {
                     .into()
             }
             Self::NotFound { name, .. } => format!(
-                "run `hf download {name}`, or give the path of a folder that holds \
+                "run `pagemill models fetch {name}`, or give the path of a folder that holds \
                  `config.json`, `tokenizer.json` and `model.safetensors`"
             ),
             Self::MissingFile { file, .. } if file.ends_with(".safetensors") => {
@@ -291,6 +298,9 @@ impl ModelError {
             Self::UnknownDevice { .. } => "use `cpu`, `cuda:0` or `metal`".into(),
             Self::UnknownDtype { .. } => {
                 "use `f32` on the processor, and `bf16` on a device that computes in it".into()
+            }
+            Self::UnknownQuantization { .. } => {
+                "use `q8_0`, which loses next to nothing, or `q4_k` where memory is short".into()
             }
             Self::DeviceUnavailable {
                 feature: Some(feature),

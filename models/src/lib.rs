@@ -67,6 +67,8 @@ mod loader;
 
 mod lora;
 
+mod quantized;
+
 mod linear;
 
 mod ops;

@@ -11,7 +11,16 @@ use crate::error::{ModelError, ShapeMismatch};
 use crate::linear::Linear;
 use crate::lora::Adapter;
 use crate::open::ModelFolders;
+use crate::quantized::QuantizedMatrix;
 use crate::weights::{Rename, Weights};
+
+pub use crate::quantized::Quantization;
+
+/// Canonical names of the linear maps that quantization is for start so.
+const QUANTIZED: &str = "language_model.layers.";
+
+/// And so, where the vision tower's are wanted too.
+const QUANTIZED_VISION: &str = "visual.";
 
 /// The float type a network computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -67,7 +76,10 @@ pub struct LoaderOptions {
     pub device: Device,
     /// What it computes in.
     pub dtype: Dtype,
+    /// What the weights of linear maps become, if they do not stay floats: those of the
+    /// language model's layers. Its embeddings and its heads stay.
     pub quantize: Option<Quantization>,
+    /// Quantizes the vision tower's linear maps as well.
     pub quantize_vision: bool,
 }
 
@@ -79,6 +91,8 @@ pub(crate) struct Loader<'a> {
     adapter: Option<Adapter>,
     device: candle_core::Device,
     dtype: DType,
+    quantize: Option<Quantization>,
+    quantize_vision: bool,
     problems: RefCell<Problems>,
 }
 
@@ -109,6 +123,8 @@ impl<'a> Loader<'a> {
             adapter: adapter.transpose()?,
             device: options.device.open()?,
             dtype: options.dtype.into(),
+            quantize: options.quantize,
+            quantize_vision: options.quantize_vision,
             problems: RefCell::default(),
         })
     }
@@ -138,15 +154,41 @@ impl<'a> Loader<'a> {
     /// The tensor `name` in the network's type, on its device. One that is missing or of
     /// another shape is noted for [`Loader::finish`], and a scalar comes back in its place.
     pub(crate) fn tensor(&self, name: &str, shape: &[usize]) -> Tensor {
-        self.load(name, shape, self.dtype)
+        self.load(name, shape, self.dtype, &self.device)
             .unwrap_or_else(|| self.placeholder())
     }
 
     /// The linear map of `name.weight`, `[n_out, n_in]`, and, if `bias`, `name.bias`, `[n_out]`.
+    /// Quantized if the options say so; `x` and the bias are of the network's type even then.
     pub(crate) fn linear(&self, name: &str, n_in: usize, n_out: usize, bias: bool) -> Linear {
-        let weight = self.tensor(&format!("{name}.weight"), &[n_out, n_in]);
         let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[n_out]));
-        Linear::dense(weight, bias)
+        let name = format!("{name}.weight");
+        match self.quantization(&name) {
+            Some(format) => match self.quantized(&name, &[n_out, n_in], format) {
+                Some(weight) => Linear::quantized(weight, bias),
+                None => Linear::dense(self.placeholder(), bias),
+            },
+            None => Linear::dense(self.tensor(&name, &[n_out, n_in]), bias),
+        }
+    }
+
+    /// What a linear map's weight becomes.
+    fn quantization(&self, name: &str) -> Option<Quantization> {
+        let vision = self.quantize_vision && name.starts_with(QUANTIZED_VISION);
+        self.quantize
+            .filter(|_| vision || name.starts_with(QUANTIZED))
+    }
+
+    fn quantized(
+        &self,
+        name: &str,
+        shape: &[usize],
+        format: Quantization,
+    ) -> Option<QuantizedMatrix> {
+        let weight = self.load(name, shape, DType::F32, &candle_core::Device::Cpu)?;
+        let quantized = QuantizedMatrix::new(format, &weight, &self.device);
+        let error = ModelError::compute("quantizing a weight");
+        self.note(quantized.map_err(error))
     }
 
     /// Ends the loading.
@@ -180,39 +222,55 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn load(&self, name: &str, shape: &[usize], dtype: DType) -> Option<Tensor> {
-        let mut problems = self.problems.borrow_mut();
+    fn load(
+        &self,
+        name: &str,
+        shape: &[usize],
+        dtype: DType,
+        device: &candle_core::Device,
+    ) -> Option<Tensor> {
         let Some(found) = self.shape(name) else {
-            problems.missing.push(name.to_owned());
+            self.problems.borrow_mut().missing.push(name.to_owned());
             return None;
         };
         if found != shape {
-            problems.mismatches.push(ShapeMismatch {
+            self.problems.borrow_mut().mismatches.push(ShapeMismatch {
                 name: name.to_owned(),
                 expected: shape.to_vec(),
                 found: found.to_vec(),
             });
             return None;
         }
-        match self.read(name, dtype) {
-            Ok(tensor) => Some(tensor),
+        self.note(self.read(name, dtype, device))
+    }
+
+    /// The value, or `None` once its error is noted.
+    fn note<T>(&self, result: Result<T, ModelError>) -> Option<T> {
+        match result {
+            Ok(value) => Some(value),
             Err(error) => {
-                problems.other.get_or_insert(error);
+                self.problems.borrow_mut().other.get_or_insert(error);
                 None
             }
         }
     }
 
     /// The tensor as the files have it, or as the adapter makes it.
-    fn read(&self, name: &str, dtype: DType) -> Result<Tensor, ModelError> {
-        let Some(adapter) = self.adapter.as_ref().filter(|adapter| adapter.changes(name)) else {
-            return self.weights.tensor(name, dtype, &self.device);
+    fn read(
+        &self,
+        name: &str,
+        dtype: DType,
+        device: &candle_core::Device,
+    ) -> Result<Tensor, ModelError> {
+        let adapter = self.adapter.as_ref();
+        let Some(adapter) = adapter.filter(|adapter| adapter.changes(name)) else {
+            return self.weights.tensor(name, dtype, device);
         };
         let cpu = candle_core::Device::Cpu;
         let merged = adapter.merge(name, || self.weights.tensor(name, DType::F32, &cpu))?;
         merged
             .to_dtype(dtype)
-            .and_then(|merged| merged.to_device(&self.device))
+            .and_then(|merged| merged.to_device(device))
             .map_err(ModelError::compute("merging an adapter"))
     }
 
@@ -249,10 +307,6 @@ pub(crate) fn canonical_qwen_name(name: &str) -> String {
         None => rest.to_owned(),
     }
 }
-
-/// Fewer bits for the weights of linear maps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quantization { Q8_0, Q4K }
 
 #[cfg(test)]
 mod tests {

@@ -6,16 +6,21 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle_core::{D, DType, Device, Tensor};
 use regex::Regex;
-use serde::Deserialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use crate::error::{ModelError, ShapeMismatch};
 use crate::files;
 use crate::weights::{Rename, Weights};
+
+#[cfg(test)]
+mod tests;
 
 const CONFIG_FILE: &str = "adapter_config.json";
 
@@ -26,23 +31,56 @@ const PREFIX: &str = "base_model.model.";
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct AdapterConfig {
     pub(crate) base_model_name_or_path: String,
+    /// The base's.
+    pub(crate) revision: Option<String>,
     peft_type: Option<String>,
     lora_alpha: f64,
     #[serde(default)]
     use_rslora: bool,
     #[serde(default)]
     use_dora: bool,
+    /// Of models that keep their weights `[in, out]`. PEFT sets it so for those alone, whatever
+    /// the file says; so do we, by the shapes.
     #[serde(default)]
     fan_in_fan_out: bool,
     #[serde(default)]
     lora_bias: bool,
     #[serde(default)]
+    alpha_pattern: Option<Patterns>,
     use_qalora: Option<bool>,
-    #[serde(default)]
-    alpha_pattern: Option<BTreeMap<String, f64>>,
+    use_bdlora: Option<Value>,
+    alora_invocation_tokens: Option<Value>,
     layer_replication: Option<Value>,
     target_parameters: Option<Value>,
     trainable_token_indices: Option<Value>,
+}
+
+/// Values by pattern, in the file's order: the first that matches counts.
+#[derive(Debug, Clone)]
+struct Patterns(Vec<(String, f64)>);
+
+impl<'de> Deserialize<'de> for Patterns {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Patterns;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("numbers by pattern")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Patterns, A::Error> {
+                let mut patterns = Vec::new();
+                while let Some(pattern) = map.next_entry()? {
+                    patterns.push(pattern);
+                }
+                Ok(Patterns(patterns))
+            }
+        }
+
+        deserializer.deserialize_map(InOrder)
+    }
 }
 
 impl AdapterConfig {
@@ -59,9 +97,14 @@ impl AdapterConfig {
         let is_lora = config.peft_type.as_deref().is_none_or(|kind| kind == "LORA");
         let refused = [
             (!is_lora, "peft_type", &["LORA"][..]),
-            (config.fan_in_fan_out, "fan_in_fan_out", &["false"]),
             (config.lora_bias, "lora_bias", &["false"]),
             (config.use_qalora == Some(true), "use_qalora", &["false"]),
+            (given(&config.use_bdlora), "use_bdlora", &["null"]),
+            (
+                given(&config.alora_invocation_tokens),
+                "alora_invocation_tokens",
+                &["null"],
+            ),
             (given(&config.layer_replication), "layer_replication", &["null"]),
             (given(&config.target_parameters), "target_parameters", &["null"]),
             (given(&config.trainable_token_indices), "trainable_token_indices", &["null"]),
@@ -70,7 +113,7 @@ impl AdapterConfig {
         if let Some((_, field, supported)) = wrong {
             let found = match field {
                 "peft_type" => config.peft_type.unwrap_or_default(),
-                "fan_in_fan_out" | "lora_bias" | "use_qalora" => "true".into(),
+                "lora_bias" | "use_qalora" => "true".into(),
                 _ => "set".into(),
             };
             return Err(ModelError::Unsupported {
@@ -93,7 +136,8 @@ impl AdapterConfig {
     /// What `B A` is multiplied by, for a module by its name and rank.
     fn scale(&self, names: &[&str], rank: usize, path: &Path) -> Result<f64, ModelError> {
         let mut alpha = self.lora_alpha;
-        for (pattern, own) in self.alpha_pattern.iter().flatten() {
+        let patterns = self.alpha_pattern.as_ref().map(|patterns| &patterns.0);
+        for (pattern, own) in patterns.into_iter().flatten() {
             // PEFT's rule: a pattern matches the end of the module's name.
             let rule = Regex::new(&format!(r"^(.*\.)?({pattern})$")).map_err(|error| {
                 ModelError::InvalidSetting {
@@ -156,6 +200,62 @@ fn parse(name: &str) -> (&str, Role) {
         }
     }
     (name, Role::Replacement)
+}
+
+/// What changes one matrix.
+struct Change {
+    /// `[r, in]`.
+    down: Tensor,
+    /// `[out, r]`.
+    up: Tensor,
+    /// `[out]`: the length that each row gets.
+    magnitude: Option<Tensor>,
+}
+
+/// How a change lies on a matrix.
+enum Fit {
+    /// On `[out, in]`.
+    Straight,
+    /// On `[in, out]`.
+    Turned,
+}
+
+impl Change {
+    /// Of the matrix that it is for.
+    fn shape(&self) -> Vec<usize> {
+        let [up, down] = [&self.up, &self.down].map(Tensor::dims);
+        up.iter().take(1).chain(down.iter().skip(1)).copied().collect()
+    }
+
+    fn fit(&self, base: &[usize], may_turn: bool) -> Option<Fit> {
+        let (&[n_out, rank], &[same_rank, n_in]) = (self.up.dims(), self.down.dims()) else {
+            return None;
+        };
+        let magnitude = self.magnitude.as_ref();
+        let is_sound = rank == same_rank
+            && rank > 0
+            && magnitude.is_none_or(|magnitude| magnitude.elem_count() == n_out);
+        if !is_sound {
+            None
+        } else if base == [n_out, n_in] {
+            Some(Fit::Straight)
+        } else if may_turn && base == [n_in, n_out] {
+            Some(Fit::Turned)
+        } else {
+            None
+        }
+    }
+
+    /// `base` is `[out, in]`.
+    fn apply(&self, base: &Tensor, scale: f64) -> candle_core::Result<Tensor> {
+        let merged = (base + (self.up.matmul(&self.down)? * scale)?)?;
+        let Some(magnitude) = &self.magnitude else {
+            return Ok(merged);
+        };
+        let lengths = merged.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?; // [out, 1]
+        let factors = (magnitude.reshape(lengths.shape())? / lengths)?;
+        merged.broadcast_mul(&factors)
+    }
 }
 
 impl Adapter {
@@ -248,36 +348,37 @@ impl Adapter {
                 path: self.folder.clone(),
             });
         };
-        let (down, up) = (read(down)?, read(up)?); // [r, in], [out, r]
-        let magnitude = parts.magnitude.as_ref().map(read).transpose()?;
-        let fits = down.rank() == 2
-            && up.rank() == 2
-            && base.dims() == [up.dims()[0], down.dims()[1]]
-            && up.dims()[1] == down.dims()[0]
-            && magnitude.as_ref().is_none_or(|m| m.elem_count() == base.dims()[0]);
-        if !fits {
-            let side = |tensor: &Tensor, place: usize| tensor.dims().get(place).copied();
+        let magnitude = match (&parts.magnitude, self.config.use_dora) {
+            (Some(magnitude), true) => Some(read(magnitude)?),
+            (None, true) => {
+                return Err(ModelError::MissingTensors {
+                    names: vec![format!("{module}.lora_magnitude_vector")],
+                    path: self.folder.clone(),
+                });
+            }
+            (_, false) => None,
+        };
+        let change = Change {
+            down: read(down)?,
+            up: read(up)?,
+            magnitude,
+        };
+        let Some(fit) = change.fit(base.dims(), self.config.fan_in_fan_out) else {
             self.mismatches.borrow_mut().push(ShapeMismatch {
                 name: module.to_owned(),
                 expected: base.dims().to_vec(),
-                found: vec![side(&up, 0).unwrap_or(0), side(&down, 1).unwrap_or(0)],
+                found: change.shape(),
             });
             return Ok(base);
-        }
+        };
         let names = [parts.own_name.as_str(), module];
         let path = self.folder.join(CONFIG_FILE);
-        let scale = self.config.scale(&names, down.dims()[0], &path)?;
-        let merged = up.matmul(&down).and_then(|delta| base + (delta * scale)?);
-        merged
-            .and_then(|merged| match magnitude.filter(|_| self.config.use_dora) {
-                Some(magnitude) => {
-                    let lengths = merged.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?; // [out, 1]
-                    let factors = (magnitude.flatten_all()?.unsqueeze(1)? / lengths)?;
-                    merged.broadcast_mul(&factors)
-                }
-                None => Ok(merged),
-            })
-            .map_err(ModelError::compute("merging an adapter"))
+        let scale = self.config.scale(&names, change.down.dims()[0], &path)?;
+        let merged = match fit {
+            Fit::Straight => change.apply(&base, scale),
+            Fit::Turned => base.t().and_then(|base| change.apply(&base, scale)?.t()),
+        };
+        merged.map_err(ModelError::compute("merging an adapter"))
     }
 
     /// Ends the loading.
@@ -299,66 +400,5 @@ impl Adapter {
             path: self.folder.clone(),
             base: base.to_owned(),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_tell_the_module_and_the_part() {
-        let cases = [
-            ("base_model.model.a.b.lora_A.weight", "a.b", "down"),
-            ("base_model.model.a.b.lora_B.default.weight", "a.b", "up"),
-            ("a.b.lora_magnitude_vector", "a.b", "magnitude"),
-            ("base_model.model.head.weight", "head.weight", "replacement"),
-        ];
-        for (name, module, part) in cases {
-            let (found, role) = parse(name);
-            let role = match role {
-                Role::Down => "down",
-                Role::Up => "up",
-                Role::Magnitude => "magnitude",
-                Role::Replacement => "replacement",
-            };
-            assert_eq!((found, role), (module, part), "{name}");
-        }
-    }
-
-    #[test]
-    fn a_pattern_matches_the_end_of_a_name() {
-        let config: AdapterConfig = serde_json::from_str(
-            r#"{"base_model_name_or_path": "b", "lora_alpha": 8, "r": 4,
-                "alpha_pattern": {"q_proj": 24, "layers\\.1\\.mlp\\..*": 2}}"#,
-        )
-        .unwrap();
-        let scale = |name: &str| config.scale(&[name], 4, Path::new("a")).unwrap();
-        assert!((scale("layers.0.self_attn.q_proj") - 6.0).abs() < 1e-12);
-        assert!((scale("layers.1.mlp.up_proj") - 0.5).abs() < 1e-12);
-        assert!((scale("layers.0.self_attn.xq_proj") - 2.0).abs() < 1e-12);
-        let stabilized = AdapterConfig {
-            use_rslora: true,
-            ..config
-        };
-        let scale = stabilized.scale(&["layers.0.mlp.up_proj"], 4, Path::new("a")).unwrap();
-        assert!((scale - 4.0).abs() < 1e-12);
-    }
-
-    #[test]
-    fn what_is_not_computed_is_refused_by_name() {
-        let folder = tempfile::tempdir().unwrap();
-        let refused = |field: &str, value: &str| {
-            let text = format!(
-                r#"{{"base_model_name_or_path": "b", "lora_alpha": 8, "{field}": {value}}}"#
-            );
-            std::fs::write(folder.path().join(CONFIG_FILE), text).unwrap();
-            AdapterConfig::read(folder.path()).unwrap_err().to_string()
-        };
-        assert!(refused("peft_type", "\"IA3\"").starts_with("`peft_type` is `IA3`"));
-        assert!(refused("fan_in_fan_out", "true").starts_with("`fan_in_fan_out` is `true`"));
-        assert!(refused("target_parameters", "[1]").starts_with("`target_parameters`"));
-        std::fs::remove_file(folder.path().join(CONFIG_FILE)).unwrap();
-        assert!(AdapterConfig::read(folder.path()).unwrap().is_none());
     }
 }

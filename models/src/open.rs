@@ -25,20 +25,21 @@ pub(crate) struct ModelFolders {
 /// The adapter's configuration is damaged or asks for what this crate does not compute, or its
 /// base is not here.
 pub(crate) fn open_model(folder: &Path) -> Result<ModelFolders, ModelError> {
-    let own_weights = ["model.safetensors", "model.safetensors.index.json"];
-    let whole = own_weights.iter().any(|file| folder.join(file).is_file());
-    let config = if whole { None } else { AdapterConfig::read(folder)? };
-    let Some(config) = config else {
+    let Some(config) = adapter_config(folder)? else {
         return Ok(ModelFolders {
             base: folder.to_owned(),
             adapter: None,
         });
     };
-    let named = folder.join(&config.base_model_name_or_path);
+    let name = &config.base_model_name_or_path;
+    let named = folder.join(name);
     let base = if named.is_dir() {
         named
     } else {
-        resolve(&config.base_model_name_or_path, &ModelPlaces::from_environment())?
+        // A base lies where its adapter does, if not in the usual places.
+        let beside = ModelPlaces::around(folder);
+        resolve(name, &ModelPlaces::from_environment())
+            .or_else(|error| resolve(name, &beside.ok_or(error)?))?
     };
     // An adapter on an adapter would need its base's base.
     if !base.join("config.json").is_file() {
@@ -51,6 +52,35 @@ pub(crate) fn open_model(folder: &Path) -> Result<ModelFolders, ModelError> {
         base,
         adapter: Some((folder.to_owned(), config)),
     })
+}
+
+/// What an adapter changes.
+pub(crate) struct Base {
+    /// A model, or a folder relative to the adapter's.
+    pub(crate) name: String,
+    /// The version that it was trained on.
+    pub(crate) revision: Option<String>,
+}
+
+/// The base that the model in `folder` needs, if it is an adapter.
+///
+/// # Errors
+/// Its configuration is damaged or asks for what this crate does not compute.
+pub(crate) fn base_name(folder: &Path) -> Result<Option<Base>, ModelError> {
+    let config = adapter_config(folder)?;
+    Ok(config.map(|config| Base {
+        name: config.base_model_name_or_path,
+        revision: config.revision,
+    }))
+}
+
+/// The configuration of the adapter in `folder`, unless a whole model is there.
+fn adapter_config(folder: &Path) -> Result<Option<AdapterConfig>, ModelError> {
+    let own_weights = ["model.safetensors", "model.safetensors.index.json"];
+    if own_weights.iter().any(|file| folder.join(file).is_file()) {
+        return Ok(None);
+    }
+    AdapterConfig::read(folder)
 }
 
 /// The base's folder, and what its `config.json` says.

@@ -42,6 +42,23 @@ impl ModelPlaces {
         }
     }
 
+    /// The places of which `folder` is in one, if it is a model of a cache.
+    pub(crate) fn around(folder: &Path) -> Option<Self> {
+        let parent = folder.parent()?;
+        let is_snapshot = parent.file_name().is_some_and(|name| name == "snapshots");
+        let (pagemill_cache, hugging_face) = if is_snapshot {
+            (PathBuf::new(), parent.parent()?.parent()?.to_owned())
+        } else if parent.file_name().is_some_and(|name| name == "models") {
+            (parent.parent()?.to_owned(), PathBuf::new())
+        } else {
+            return None;
+        };
+        Some(Self {
+            pagemill_cache,
+            hugging_face,
+        })
+    }
+
     /// Where pagemill keeps the model of this name, whether or not it is there yet.
     pub fn own_folder(&self, name: &str) -> PathBuf {
         self.pagemill_cache
@@ -61,7 +78,8 @@ impl ModelPlaces {
 /// 2. a model in pagemill's own cache, `<pagemill_cache>/models/<owner>--<model>`;
 /// 3. a model in the Hugging Face cache, at the revision that its `refs/main` names.
 ///
-/// In the caches a folder without `config.json` counts as absent: it is half downloaded.
+/// In the caches a folder without `config.json` or, of an adapter, `adapter_config.json`
+/// counts as absent: it is half downloaded.
 ///
 /// # Errors
 /// [`ModelError::NotFound`], which lists the places and hints how to get the model.
@@ -74,7 +92,7 @@ pub fn resolve(name: &str, places: &ModelPlaces) -> Result<PathBuf, ModelError> 
     // An absolute or dotted path is no name of a cached model.
     if !name.is_empty() && !name.starts_with(['/', '.']) {
         let own = places.own_folder(name);
-        if own.join("config.json").is_file() {
+        if is_model(&own) {
             return Ok(own);
         }
         looked_in.push(own);
@@ -94,7 +112,13 @@ pub fn resolve(name: &str, places: &ModelPlaces) -> Result<PathBuf, ModelError> 
 fn main_snapshot(hub_folder: &Path) -> Option<PathBuf> {
     let revision = fs::read_to_string(hub_folder.join("refs").join("main")).ok()?;
     let snapshot = hub_folder.join("snapshots").join(revision.trim());
-    snapshot.join("config.json").is_file().then_some(snapshot)
+    is_model(&snapshot).then_some(snapshot)
+}
+
+fn is_model(folder: &Path) -> bool {
+    ["config.json", "adapter_config.json"]
+        .iter()
+        .any(|file| folder.join(file).is_file())
 }
 
 /// A model that [`resolve`] finds.
@@ -131,7 +155,7 @@ pub fn list(places: &ModelPlaces) -> Vec<InstalledModel> {
     names.dedup();
     let cached = |name: &str| {
         let own = places.own_folder(name);
-        if own.join("config.json").is_file() {
+        if is_model(&own) {
             return Some(own);
         }
         main_snapshot(&places.hugging_face_folder(name))
@@ -242,7 +266,7 @@ mod tests {
         assert!(
             error
                 .hint()
-                .starts_with("run `hf download owner/tiny-model`")
+                .starts_with("run `pagemill models fetch owner/tiny-model`")
         );
         let error = resolve("./absent", &places).unwrap_err();
         assert_eq!(error.to_string(), "no model `./absent` in ./absent");

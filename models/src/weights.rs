@@ -5,7 +5,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use memmap2::Mmap;
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde::Deserialize;
 
@@ -107,9 +111,11 @@ impl Weights {
         };
         let (n_header_bytes, metadata): (usize, Metadata) =
             SafeTensors::read_metadata(&map).map_err(|error| damaged(Box::new(error)))?;
-        let n_expected_bytes = 8 + n_header_bytes + metadata.data_len();
-        if map.len() != n_expected_bytes {
-            let text = format!("{} bytes instead of {n_expected_bytes}", map.len());
+        // The library adds the same without regard to overflow. Tensors follow each other
+        // without gaps, so what holds for the end holds for all.
+        let n_expected_bytes = metadata.data_len().checked_add(8 + n_header_bytes);
+        if n_expected_bytes != Some(map.len()) {
+            let text = format!("the header does not describe the file's {} bytes", map.len());
             return Err(damaged(text.into()));
         }
         for (name_in_file, info) in metadata.tensors() {
@@ -227,13 +233,65 @@ impl Weights {
         })?;
         let (start, end) = entry.info.data_offsets;
         let header = self.n_header_bytes[entry.file];
-        let bytes = &self.maps[entry.file].1[header + start..header + end];
+        let map = &self.maps[entry.file].1;
+        let bytes = &map[header + start..header + end];
+        let shape = entry.info.shape.as_slice();
+        let tensor = if wanted == DType::F32 {
+            Tensor::from_vec(widen(bytes, dtype), shape, &Device::Cpu)
+        } else {
+            Tensor::from_raw_buffer(bytes, dtype, shape, &Device::Cpu)
+        };
         // Converted on the processor: half the bytes may then cross to the device.
-        Tensor::from_raw_buffer(bytes, dtype, &entry.info.shape, &Device::Cpu)
-            .and_then(|tensor| tensor.to_dtype(wanted)?.to_device(device))
-            .map_err(ModelError::compute("copying a weight to the device"))
+        let tensor = tensor.and_then(|tensor| tensor.to_dtype(wanted)?.to_device(device));
+        release(map, header + start, end - start);
+        tensor.map_err(ModelError::compute("copying a weight to the device"))
     }
 }
+
+/// Values that one core converts at a time.
+const N_VALUES_PER_TASK: usize = 1 << 16;
+
+/// Little-endian values as f32. All cores take part, also in reading the file.
+fn widen(bytes: &[u8], dtype: DType) -> Vec<f32> {
+    let n_value_bytes = dtype.size_in_bytes();
+    let mut values = vec![0.0; bytes.len() / n_value_bytes];
+    values
+        .par_chunks_mut(N_VALUES_PER_TASK)
+        .zip(bytes.par_chunks(N_VALUES_PER_TASK * n_value_bytes))
+        .for_each(|(values, bytes)| match dtype {
+            DType::F16 => {
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                    *value = f16::from_le_bytes(*bytes).to_f32();
+                }
+            }
+            DType::BF16 => {
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                    *value = bf16::from_le_bytes(*bytes).to_f32();
+                }
+            }
+            _ => {
+                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
+                    *value = f32::from_le_bytes(*bytes);
+                }
+            }
+        });
+    values
+}
+
+/// Gives the memory of a part of a file back, which would otherwise lie beside its copy. The
+/// part can still be read: from the file, again.
+#[cfg(unix)]
+fn release(map: &Mmap, start: usize, n_bytes: usize) {
+    // SAFETY: the mapping is of a file and never written, so that dropping its pages
+    // changes nothing that anyone could read.
+    let released =
+        unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, n_bytes) };
+    // It is only a wish.
+    let _ = released;
+}
+
+#[cfg(not(unix))]
+fn release(_map: &Mmap, _start: usize, _n_bytes: usize) {}
 
 /// The files that an index of shards names, which lie beside it.
 fn shard_names(index: &Path) -> Result<BTreeSet<String>, ModelError> {
@@ -242,6 +300,13 @@ fn shard_names(index: &Path) -> Result<BTreeSet<String>, ModelError> {
     let outside = names
         .iter()
         .find(|name| Path::new(name).file_name() != Some(name.as_ref()));
+    if names.is_empty() {
+        return Err(ModelError::InvalidSetting {
+            field: "weight_map",
+            problem: "names no file".into(),
+            path: index.to_owned(),
+        });
+    }
     if let Some(name) = outside {
         return Err(ModelError::InvalidSetting {
             field: "weight_map",
@@ -258,5 +323,145 @@ fn float_type(dtype: Dtype) -> Option<DType> {
         Dtype::F16 => Some(DType::F16),
         Dtype::BF16 => Some(DType::BF16),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+
+    fn file(header: &str, data: &[u8]) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend(data);
+        bytes
+    }
+
+    fn open(bytes: &[u8]) -> Result<Weights, ModelError> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+        Weights::open(folder.path())
+    }
+
+    #[test]
+    fn damaged_files_are_errors() {
+        let tensor = |shape: &str, offsets: &str| {
+            format!(r#""a": {{"dtype": "F32", "shape": {shape}, "data_offsets": {offsets}}}"#)
+        };
+        let whole = file(&format!("{{{}}}", tensor("[2]", "[0, 8]")), &[0; 8]);
+        open(&whole).unwrap();
+        for n_bytes in 0..whole.len() {
+            assert!(open(&whole[..n_bytes]).is_err(), "cut to {n_bytes} bytes");
+        }
+        let twins = format!(
+            r#"{{{}, "b": {{"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}}}"#,
+            tensor("[2]", "[0, 8]")
+        );
+        let huge = (1_u64 << 61) - 1;
+        let ends: Vec<u64> = (1..=9).map(|n| huge.wrapping_mul(n)).collect();
+        let wrapping: Vec<String> = ends
+            .iter()
+            .enumerate()
+            .map(|(index, end)| {
+                let start = if index == 0 { 0 } else { ends[index - 1] };
+                format!(
+                    r#""{index}": {{"dtype": "U8", "shape": [{huge}], "data_offsets": [{start}, {end}]}}"#
+                )
+            })
+            .collect();
+        let damaged = [
+            ("longer than it says", [whole.clone(), vec![0]].concat()),
+            ("a header of 2^64 bytes", [vec![0xff; 8], vec![0; 8]].concat()),
+            ("a header of 2^40 bytes", [(1_u64 << 40).to_le_bytes().to_vec(), vec![0; 8]].concat()),
+            ("no JSON", file("no JSON", &[])),
+            ("a list", file("[]", &[])),
+            ("overlapping", file(&twins, &[0; 12])),
+            ("backwards", file(&format!("{{{}}}", tensor("[2]", "[8, 0]")), &[0; 8])),
+            ("past the end", file(&format!("{{{}}}", tensor("[2]", "[0, 80]")), &[0; 8])),
+            ("another size", file(&format!("{{{}}}", tensor("[3]", "[0, 8]")), &[0; 8])),
+            (
+                "a product that overflows",
+                file(&format!("{{{}}}", tensor("[4294967296, 4294967296, 4]", "[0, 8]")), &[0; 8]),
+            ),
+            (
+                "one that overflows to what is there",
+                file(&format!("{{{}}}", tensor("[4611686018427387906]", "[0, 8]")), &[0; 8]),
+            ),
+            ("ends that overflow", file(&format!("{{{}}}", wrapping.join(", ")), &[0; 8])),
+        ];
+        for (what, bytes) in damaged {
+            let error = open(&bytes).map(|_| ()).unwrap_err();
+            assert!(matches!(error, ModelError::Weights { .. }), "{what}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_index_that_leads_elsewhere_or_to_nothing_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let index = folder.path().join("model.safetensors.index.json");
+        for (name, said) in [
+            ("../model.safetensors", "names `../model.safetensors`"),
+            ("/model.safetensors", "names `/model.safetensors`"),
+            ("model-1.safetensors", "the model has no `model-1.safetensors`"),
+        ] {
+            fs::write(&index, format!(r#"{{"weight_map": {{"a": "{name}"}}}}"#)).unwrap();
+            let error = Weights::open(folder.path()).map(|_| ()).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        }
+        fs::write(&index, r#"{"weight_map": {}}"#).unwrap();
+        assert!(Weights::open(folder.path()).is_err());
+    }
+
+    #[test]
+    fn every_float_type_becomes_every_other_and_the_rest_is_refused() {
+        let values = [0.5_f32, -2.0, 1024.0];
+        let f32s: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let f16s: Vec<u8> = values
+            .iter()
+            .flat_map(|value| f16::from_f32(*value).to_le_bytes())
+            .collect();
+        let bf16s: Vec<u8> = values
+            .iter()
+            .flat_map(|value| bf16::from_f32(*value).to_le_bytes())
+            .collect();
+        let views = [
+            ("f32", TensorView::new(Dtype::F32, vec![3], &f32s).unwrap()),
+            ("f16", TensorView::new(Dtype::F16, vec![3], &f16s).unwrap()),
+            ("bf16", TensorView::new(Dtype::BF16, vec![3], &bf16s).unwrap()),
+            ("u8", TensorView::new(Dtype::U8, vec![3], &f32s[..3]).unwrap()),
+        ];
+        let weights = open(&safetensors::serialize(views, None).unwrap()).unwrap();
+        for name in ["f32", "f16", "bf16"] {
+            // Twice: what was released is read again.
+            for dtype in [DType::F32, DType::F16, DType::BF16, DType::F32] {
+                let tensor = weights.tensor(name, dtype, &Device::Cpu).unwrap();
+                assert_eq!(tensor.dtype(), dtype);
+                let tensor = tensor.to_dtype(DType::F32).unwrap();
+                assert_eq!(tensor.to_vec1::<f32>().unwrap(), values, "{name} as {dtype:?}");
+            }
+        }
+        let error = weights.tensor("u8", DType::F32, &Device::Cpu).unwrap_err();
+        assert!(error.to_string().starts_with("`u8` is `U8`"), "{error}");
+        let error = weights.tensor("none", DType::F32, &Device::Cpu).unwrap_err();
+        assert!(error.to_string().starts_with("the weights lack `none`"), "{error}");
+    }
+
+    #[test]
+    fn two_tensors_of_one_name_are_an_error() {
+        let views = ["model.norm.weight", "norm.weight"]
+            .map(|name| (name, TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap()));
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = safetensors::serialize(views, None).unwrap();
+        fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+        let rename = crate::loader::canonical_qwen_name;
+        let error = Weights::open_renamed(folder.path(), "model", rename).map(|_| ());
+        let text = error.unwrap_err().to_string();
+        let said = "`model.norm.weight`, `norm.weight` are the same tensor, \
+                    `language_model.norm.weight`: ";
+        assert!(text.starts_with(said), "{text}");
     }
 }

@@ -1,0 +1,144 @@
+//! Quantized weights in the order in which the kernel reads them.
+//!
+//! A matrix `[n_out, n_in]` is cut into panels of 32 outputs, and a panel into blocks of 32
+//! inputs. In a block the bytes lie `[4 inputs' group][output][4 inputs]`: one register
+//! holds four inputs of 16 outputs, which is what one instruction multiplies.
+//!
+//! What does not fill a panel or a block is filled up with weights of zero.
+
+use super::kernel::MAGIC;
+
+/// Outputs of a panel.
+pub(super) const COLUMNS: usize = 32;
+
+/// Inputs that share a scale.
+pub(super) const BLOCK: usize = 32;
+
+/// Inputs that share the scale of their scales, in 4 bits.
+pub(super) const SUPERBLOCK: usize = 256;
+
+const N_SUBBLOCKS: usize = SUPERBLOCK / BLOCK;
+
+/// Bytes of one [`SUPERBLOCK`] of `q4_k` as ggml lays it out: two f16, twelve bytes of
+/// 6-bit scales, 128 bytes of 4-bit weights.
+pub(super) const SUPERBLOCK_BYTES: usize = 4 + 12 + SUPERBLOCK / 2;
+
+/// One block of a panel in `q8_0`: weight = quant * scale.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(super) struct Tile8 {
+    /// Each weight plus 128. `[input / 4][output][input % 4]`.
+    pub(super) quants: [[u8; 4 * COLUMNS]; BLOCK / 4],
+    /// Bits of f16, by output.
+    pub(super) scales: [u16; COLUMNS],
+}
+
+/// One superblock of a panel in `q4_k`: weight = quant * scale * scales - min * mins.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(super) struct Tile4 {
+    /// Two weights a byte, the second in the high bits: `[input / 8][output][input % 4]`,
+    /// the low bits being inputs 0..4 of the eight and the high bits 4..8.
+    pub(super) quants: [[u8; 4 * COLUMNS]; SUPERBLOCK / 8],
+    /// Bits of f16, by output.
+    pub(super) scale: [u16; COLUMNS],
+    /// Bits of f16, by output.
+    pub(super) min: [u16; COLUMNS],
+    /// By block and output.
+    pub(super) scales: [[u8; COLUMNS]; N_SUBBLOCKS],
+    /// By block and output.
+    pub(super) mins: [[u8; COLUMNS]; N_SUBBLOCKS],
+}
+
+/// What both kinds of tile have in common.
+pub(super) trait Tile: Clone + Send + Sync {
+    /// Blocks of a tile.
+    const N_BLOCKS: usize;
+    /// Weights of zero.
+    const ZERO: Self;
+}
+
+impl Tile for Tile8 {
+    const N_BLOCKS: usize = 1;
+    const ZERO: Self = Self {
+        quants: [[128; 4 * COLUMNS]; BLOCK / 4],
+        scales: [0; COLUMNS],
+    };
+}
+
+impl Tile for Tile4 {
+    const N_BLOCKS: usize = N_SUBBLOCKS;
+    const ZERO: Self = Self {
+        quants: [[0; 4 * COLUMNS]; SUPERBLOCK / 8],
+        scale: [0; COLUMNS],
+        min: [0; COLUMNS],
+        scales: [[0; COLUMNS]; N_SUBBLOCKS],
+        mins: [[0; COLUMNS]; N_SUBBLOCKS],
+    };
+}
+
+impl Tile8 {
+    /// Quantizes one output's block, as ggml does: the largest magnitude becomes 127.
+    pub(super) fn put(&mut self, column: usize, weights: &[f32; BLOCK]) {
+        let largest = largest_magnitude(weights);
+        let scale = largest / 127.0;
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        self.scales[column] = half::f16::from_f32(scale).to_bits();
+        for (input, weight) in weights.iter().enumerate() {
+            let quant = round(weight * inverse).wrapping_add(128) as u8;
+            self.quants[input / 4][4 * column + input % 4] = quant;
+        }
+    }
+}
+
+impl Tile4 {
+    /// Takes over one output's superblock from ggml's layout.
+    pub(super) fn put(&mut self, column: usize, bytes: &[u8; SUPERBLOCK_BYTES]) {
+        let (halves, rest) = bytes.split_at(4);
+        let (packed, quants) = rest.split_at(12);
+        self.scale[column] = u16::from_le_bytes([halves[0], halves[1]]);
+        self.min[column] = u16::from_le_bytes([halves[2], halves[3]]);
+        for block in 0..N_SUBBLOCKS {
+            let (scale, min) = unpack_scale_and_min(packed, block);
+            self.scales[block][column] = scale;
+            self.mins[block][column] = min;
+            for input in 0..BLOCK {
+                // 32 bytes hold two blocks, the second in the high bits.
+                let byte = quants[block / 2 * BLOCK + input];
+                let quant = if block % 2 == 0 { byte & 15 } else { byte >> 4 };
+                let eight = block * (BLOCK / 8) + input / 8;
+                let place = &mut self.quants[eight][4 * column + input % 4];
+                *place |= if input % 8 < 4 { quant } else { quant << 4 };
+            }
+        }
+    }
+}
+
+/// The two 6-bit numbers of one block. Of the last four blocks, the low four bits share a
+/// byte and the high two sit on top of the first four blocks' numbers.
+fn unpack_scale_and_min(packed: &[u8], block: usize) -> (u8, u8) {
+    if block < 4 {
+        (packed[block] & 63, packed[block + 4] & 63)
+    } else {
+        let low = packed[block + 4];
+        (
+            (low & 15) | (packed[block - 4] >> 6) << 4,
+            (low >> 4) | (packed[block] >> 6) << 4,
+        )
+    }
+}
+
+/// The largest magnitude; infinite or NaN if any value is. Magnitudes order like their bits.
+fn largest_magnitude(values: &[f32; BLOCK]) -> f32 {
+    let mut largest = 0;
+    for value in values {
+        largest = largest.max(value.to_bits() & 0x7fff_ffff);
+    }
+    f32::from_bits(largest)
+}
+
+/// The nearest whole number, ties to even, of a value within ±2^22: adding 1.5 * 2^23
+/// leaves it in the low bits.
+fn round(value: f32) -> i32 {
+    ((value + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32)
+}
