@@ -9,6 +9,7 @@ mod columns;
 mod disk;
 pub mod jsonl;
 pub mod lancedb;
+pub mod maxsim;
 pub mod parquet;
 mod parts;
 mod row;

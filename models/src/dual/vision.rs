@@ -137,7 +137,8 @@ impl VisionTower {
             Positions::Stretched(positions) => {
                 let of = |grid: &Grid| positions.of(grid.rows, grid.cols);
                 let tables = grids.iter().map(of).collect::<Result<Vec<_>>>()?;
-                let hidden = ops::add(Tensor::cat(&tables, 0)?, patches)?;
+                // Into the patches: one table alone is the cache's own, which must stay.
+                let hidden = ops::add(patches.clone(), &Tensor::cat(&tables, 0)?)?;
                 let sizes = grids.iter().map(|grid| grid.rows * grid.cols);
                 return Ok((hidden, tower::end_to_end(sizes)));
             }

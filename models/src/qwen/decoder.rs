@@ -226,9 +226,9 @@ impl Layer {
 
     /// What follows attention.
     fn rest(&self, x: &Tensor, attended: &Tensor, epsilon: f32) -> Result<Tensor> {
-        let x = (x + self.output.forward(attended)?)?;
+        let x = ops::add(self.output.forward(attended)?, x)?;
         let normed = ops::rms_norm(&x, &self.norm2, epsilon)?;
         let gated = ops::silu_mul(&self.gate.forward(&normed)?, &self.up.forward(&normed)?)?;
-        x + self.down.forward(&gated)?
+        ops::add(self.down.forward(&gated)?, &x)
     }
 }

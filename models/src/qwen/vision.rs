@@ -7,6 +7,7 @@ use super::config::{Generation, QwenConfig, VisionConfig};
 use super::layout::{self, Angles};
 use super::vision_2_5::Vision2_5;
 use super::vision_3::Vision3;
+use crate::linear::Linear;
 use crate::loader::Loader;
 use crate::ops::{self, Span};
 use crate::preprocess::{Grid, Patches};
@@ -104,36 +105,18 @@ pub(crate) fn spans(sizes: impl IntoIterator<Item = usize>) -> Vec<Span> {
     layout::ranges(sizes).into_iter().map(itself).collect()
 }
 
-/// The first layer: a patch's pixels to its vector.
+/// The first layer: a patch's pixels, `[patches, 3 * patch * patch]`, to its vector.
 ///
 /// The reference convolves two frames, of which a page fills both; adding the two halves of
 /// the weight once saves half of the products.
-pub(crate) struct PatchEmbedding {
-    weight: Tensor, // [hidden, 3 * patch * patch]
-    bias: Option<Tensor>,
-}
-
-impl PatchEmbedding {
-    pub(crate) fn load(config: &VisionConfig, bias: bool, loader: &Loader<'_>) -> Self {
-        let patch = config.patch;
-        let shape = [config.hidden, 3, config.n_frames, patch, patch];
-        let weight = loader.tensor("visual.patch_embed.proj.weight", &shape);
-        // A tensor that the loader has complained about is a scalar.
-        let folded = weight.sum(2).and_then(|sum| sum.flatten_from(1));
-        Self {
-            weight: folded.unwrap_or(weight),
-            bias: bias.then(|| loader.tensor("visual.patch_embed.proj.bias", &[config.hidden])),
-        }
-    }
-
-    /// `[patches, 3 * patch * patch]` to `[patches, hidden]`.
-    pub(crate) fn forward(&self, pixels: &Tensor) -> Result<Tensor> {
-        let x = pixels.matmul(&self.weight.t()?)?;
-        match &self.bias {
-            Some(bias) => x.broadcast_add(bias),
-            None => Ok(x),
-        }
-    }
+pub(crate) fn load_patches(config: &VisionConfig, bias: bool, loader: &Loader<'_>) -> Linear {
+    let patch = config.patch;
+    let shape = [config.hidden, 3, config.n_frames, patch, patch];
+    let weight = loader.tensor("visual.patch_embed.proj.weight", &shape);
+    // A tensor that the loader has complained about is a scalar.
+    let folded = weight.sum(2).and_then(|sum| sum.flatten_from(1)?.contiguous());
+    let bias = bias.then(|| loader.tensor("visual.patch_embed.proj.bias", &[config.hidden]));
+    Linear::dense(folded.unwrap_or(weight), bias)
 }
 
 /// The rotary positions of all patches of a pass.

@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor};
 
 use super::config::VisionConfig;
 use super::layout;
-use super::vision::{self, PatchEmbedding, Rotation, Tower};
+use super::vision::{self, Rotation, Tower};
 use crate::linear::Linear;
 use crate::loader::Loader;
 use crate::ops::{self, Activation, Mask, Span};
@@ -19,7 +19,7 @@ const EPSILON: f32 = 1e-6;
 
 pub(crate) struct Vision2_5 {
     config: VisionConfig,
-    patches: PatchEmbedding,
+    patches: Linear,
     blocks: Vec<Block>,
     merger: Merger,
 }
@@ -59,7 +59,7 @@ impl Vision2_5 {
         };
         let square = hidden * config.merge * config.merge;
         Self {
-            patches: PatchEmbedding::load(config, false, loader),
+            patches: vision::load_patches(config, false, loader),
             blocks: (0..config.depth).map(block).collect(),
             merger: Merger {
                 norm: loader.tensor("visual.merger.ln_q.weight", &[hidden]),
@@ -112,9 +112,9 @@ impl Block {
         let (q, k, v) = rotation.split(&self.qkv.forward(&normed)?, config)?;
         let scale = 1.0 / (config.head_dim() as f32).sqrt();
         let attended = ops::attend(&q, &k, &v, spans, Mask::Full, scale)?;
-        let x = (x + self.output.forward(&attended)?)?;
+        let x = ops::add(self.output.forward(&attended)?, x)?;
         let normed = ops::rms_norm(&x, &self.norm2, EPSILON)?;
         let gated = ops::silu_mul(&self.gate.forward(&normed)?, &self.up.forward(&normed)?)?;
-        x + self.down.forward(&gated)?
+        ops::add(self.down.forward(&gated)?, &x)
     }
 }

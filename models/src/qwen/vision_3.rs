@@ -8,7 +8,7 @@ use candle_core::{D, Result, Tensor};
 
 use super::config::VisionConfig;
 use super::layout;
-use super::vision::{self, PatchEmbedding, Rotation, Tower};
+use super::vision::{self, Rotation, Tower};
 use crate::linear::Linear;
 use crate::loader::Loader;
 use crate::ops::{self, Activation, Mask, Span};
@@ -19,7 +19,7 @@ const EPSILON: f32 = 1e-6;
 
 pub(crate) struct Vision3 {
     config: VisionConfig,
-    patches: PatchEmbedding,
+    patches: Linear,
     positions: Tensor, // [side * side, hidden]
     blocks: Vec<Block>,
     merger: Merger,
@@ -80,7 +80,7 @@ impl Vision3 {
             (*block, Merger::load(&name, true, config, loader))
         });
         Self {
-            patches: PatchEmbedding::load(config, true, loader),
+            patches: vision::load_patches(config, true, loader),
             positions: loader.tensor("visual.pos_embed.weight", &[config.n_positions, hidden]),
             blocks: (0..config.depth).map(block).collect(),
             merger: Merger::load("visual.merger", false, config, loader),
@@ -143,7 +143,7 @@ impl Tower for Vision3 {
         let config = &self.config;
         let images = vision::spans(grids.iter().map(Grid::n_patches));
         let rotation = Rotation::new(config, grids, |_| None, pixels.device())?;
-        let mut x = (self.patches.forward(pixels)? + self.interpolated(grids)?)?;
+        let mut x = ops::add(self.patches.forward(pixels)?, &self.interpolated(grids)?)?;
         let mut deepstack = Vec::with_capacity(self.deepstack.len());
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.forward(&x, config, &rotation, &images)?;
@@ -167,10 +167,10 @@ impl Block {
         let (q, k, v) = rotation.split(&qkv, config)?;
         let scale = 1.0 / (config.head_dim() as f32).sqrt();
         let attended = ops::attend(&q, &k, &v, spans, Mask::Full, scale)?;
-        let x = (x + self.output.forward(&attended)?)?;
+        let x = ops::add(self.output.forward(&attended)?, x)?;
         let wide = self.wide.forward(&self.norm2.forward(&x)?)?;
         let wide = ops::activate(wide, None, Activation::GeluTanh)?;
-        x + self.narrow.forward(&wide)?
+        ops::add(self.narrow.forward(&wide)?, &x)
     }
 }
 

@@ -14,6 +14,7 @@
 
 mod coming;
 mod commit;
+mod index;
 mod inventory;
 mod rows;
 mod schema;
@@ -31,7 +32,11 @@ use pagemill_pipeline::{
 };
 use serde::Deserialize;
 
-pub use self::search::{Hit, SearchMode, SearchQuery, TableError, TableReader};
+pub use self::index::{IndexConfig, VectorIndexConfig};
+pub use self::search::{
+    FirstStep, Hit, MultiVector, PageDetail, Question, SearchMode, SearchQuery, TableError,
+    TableReader,
+};
 
 use self::coming::{Ready, Rows};
 use self::commit::Table;
@@ -54,6 +59,9 @@ pub struct LanceDbConfig {
     /// Whether the column `text` gets a full-text index.
     #[serde(default = "yes")]
     pub text_index: bool,
+    /// Whether, and how, the column `vectors` gets an index.
+    #[serde(default)]
+    pub index: IndexConfig,
     /// What a stored row survives.
     #[serde(default)]
     pub durability: Durability,
@@ -69,6 +77,7 @@ impl LanceDbConfig {
             uri: uri.into(),
             table: Some(table.into()),
             text_index: yes(),
+            index: IndexConfig::default(),
             durability: Durability::default(),
             commit: CommitConfig::default(),
         }
@@ -176,6 +185,7 @@ impl LanceDb {
                 "leave `max_rows` and `max_bytes` out, or raise them",
             ));
         }
+        config.index.check()?;
         Ok(Self {
             config,
             opened: None,
@@ -351,7 +361,7 @@ impl Sink for LanceDb {
                 stager: input.stager.clone(),
                 meter: input.meter.clone(),
                 adopted: HashMap::new(),
-                upkeep: Upkeep::default(),
+                upkeep: Upkeep::new(self.config.index),
                 indexes_text: self.config.text_index
                     && input.fields.get(&Field::TEXT.name) == Some(Field::TEXT.ty),
             });

@@ -12,6 +12,7 @@ use super::*;
 
 mod faults;
 mod search;
+mod vectors;
 
 pub(super) use faults::failpoint;
 
@@ -20,6 +21,7 @@ fn config(uri: &str) -> LanceDbConfig {
         uri: uri.to_owned(),
         table: Some("pages".into()),
         text_index: true,
+        index: IndexConfig::default(),
         durability: Durability::Power,
         commit: CommitConfig::default(),
     }

@@ -1,4 +1,4 @@
-//! What keeps a table quick to search: a full-text index, and few, large files.
+//! What keeps a table quick to search: indexes of text and vectors, and few, large files.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,12 +14,13 @@ use pagemill_pipeline::StageError;
 use tokio::task::JoinHandle;
 
 use super::commit::Table;
+use super::index::{self, IndexConfig};
 
 /// So many small fragments are put together when a run ends.
 const MAX_SMALL_FRAGMENTS: usize = 16;
 /// A fragment of so many rows is left alone: rewriting it would cost more than it saves.
 const ROWS_PER_FRAGMENT: usize = 16 * 1024;
-/// So many parts of the text index are merged when a run ends.
+/// So many parts of an index are merged when a run ends.
 const MAX_INDEX_PARTS: usize = 8;
 /// Versions of the table that are older are removed: a reader that opened the
 /// table before the run goes on reading its own for so long.
@@ -88,14 +89,23 @@ const TIME_BETWEEN: Duration = Duration::from_mins(1);
 ///
 /// Beside the run it works on a version of its own. A commit that touches the
 /// same fragments at that time meets a conflict, and is made again on top.
-#[derive(Default)]
 pub(super) struct Upkeep {
+    index: IndexConfig,
     n_commits: usize,
     last: Option<Instant>,
     under_way: Option<JoinHandle<()>>,
 }
 
 impl Upkeep {
+    pub(super) fn new(index: IndexConfig) -> Self {
+        Self {
+            index,
+            n_commits: 0,
+            last: None,
+            under_way: None,
+        }
+    }
+
     pub(super) fn committed(&mut self) {
         self.n_commits += 1;
     }
@@ -115,7 +125,7 @@ impl Upkeep {
         };
         (self.n_commits, self.last) = (0, Some(Instant::now()));
         let (dataset, name) = (Dataset::clone(dataset), table.name.clone());
-        self.under_way = Some(tokio::spawn(tidy_up(dataset, name)));
+        self.under_way = Some(tokio::spawn(tidy_up(dataset, name, self.index)));
     }
 
     /// Tidies up, and waits for it.
@@ -127,7 +137,7 @@ impl Upkeep {
             return; // Its rows are durable, and the next run will say what is wrong.
         }
         if let Some(dataset) = &table.dataset {
-            tidy_up(Dataset::clone(dataset), table.name.clone()).await;
+            tidy_up(Dataset::clone(dataset), table.name.clone(), self.index).await;
         }
         let _reported_then = table.reload().await;
         table.note_version(&HashSet::new()).await;
@@ -142,13 +152,13 @@ impl Drop for Upkeep {
     }
 }
 
-async fn tidy_up(mut dataset: Dataset, table: String) {
-    if let Err(error) = tidy(&mut dataset).await {
+async fn tidy_up(mut dataset: Dataset, table: String, index: IndexConfig) {
+    if let Err(error) = tidy(&mut dataset, index).await {
         tracing::warn!(table, %error, "the table is not tidied up: a later time will do it");
     }
 }
 
-async fn tidy(dataset: &mut Dataset) -> lance::Result<()> {
+async fn tidy(dataset: &mut Dataset, index: IndexConfig) -> lance::Result<()> {
     let is_small = |rows: Option<usize>| rows.is_some_and(|rows| rows < ROWS_PER_FRAGMENT);
     let fragments = dataset.get_fragments();
     let n_small = fragments
@@ -162,18 +172,30 @@ async fn tidy(dataset: &mut Dataset) -> lance::Result<()> {
         };
         compact_files(dataset, options, None).await?;
     }
-    let n_parts = dataset.load_indices_by_name(TEXT_INDEX).await?.len();
-    if n_parts > 0 {
-        let options = if n_parts < MAX_INDEX_PARTS {
-            OptimizeOptions::append()
-        } else {
-            OptimizeOptions::merge(n_parts)
-        };
-        dataset.optimize_indices(&options).await?;
+    extend(dataset, TEXT_INDEX).await?;
+    if let IndexConfig::Auto(config) = index
+        && !index::make(dataset, &config).await?
+    {
+        extend(dataset, index::VECTOR_INDEX).await?;
     }
     let age = lancedb::table::Duration::hours(KEEP_VERSIONS_HOURS);
     dataset.cleanup_old_versions(age, None, Some(false)).await?;
     Ok(())
+}
+
+/// Takes new rows into an index, if there is one.
+async fn extend(dataset: &mut Dataset, index: &str) -> lance::Result<()> {
+    let n_parts = dataset.load_indices_by_name(index).await?.len();
+    if n_parts == 0 {
+        return Ok(());
+    }
+    let options = if n_parts < MAX_INDEX_PARTS {
+        OptimizeOptions::append()
+    } else {
+        OptimizeOptions::merge(n_parts)
+    };
+    let options = options.index_names(vec![index.to_owned()]);
+    dataset.optimize_indices(&options).await
 }
 
 /// How text is cut into words, for documents and queries alike: by the rules of

@@ -38,12 +38,8 @@ async fn found(
     text: &str,
     vector: [f32; 3],
 ) -> Vec<String> {
-    let query = SearchQuery {
-        mode,
-        text: text.into(),
-        vector: Some(vector.to_vec()),
-        top: 10,
-    };
+    let question = Question::Single(vector.to_vec());
+    let query = SearchQuery::new(mode, text, 10).with_question(question);
     let hits = reader.search(&query).await.expect("searches");
     let label = |hit: &Hit| format!("{}#{}", hit.document, hit.page.unwrap_or(0));
     hits.iter().map(label).collect()
@@ -72,12 +68,8 @@ async fn words_are_found_in_any_script_whatever_else_is_typed() {
 async fn vectors_are_found_by_cosine_and_rows_without_one_are_not() {
     let folder = tempfile::tempdir().expect("a folder");
     let reader = searchable(&folder.path().display().to_string()).await;
-    let query = SearchQuery {
-        mode: SearchMode::Vector,
-        text: String::new(),
-        vector: Some(vec![2.0, 0.0, 0.0]),
-        top: 10,
-    };
+    let question = Question::Single(vec![2.0, 0.0, 0.0]);
+    let query = SearchQuery::new(SearchMode::Vector, "", 10).with_question(question);
     let hits = reader.search(&query).await.expect("searches");
     let ids: Vec<_> = hits.iter().map(|hit| hit.document.as_str()).collect();
     assert_eq!(ids, ["a.pdf", "c.pdf", "b.pdf", "d.pdf"]);
@@ -117,24 +109,19 @@ async fn a_search_that_cannot_be_says_why() {
     let error = TableReader::open(&uri, "page").await.expect_err("none");
     assert_eq!(error.hint(), "the tables there: `pages`");
     let reader = TableReader::open(&uri, "pages").await.expect("opens");
-    let query = SearchQuery {
-        mode: SearchMode::Vector,
-        text: "plain".into(),
-        vector: Some(vec![0.0; 3]),
-        top: 3,
+    let asking = |n_numbers| {
+        let question = Question::Single(vec![0.0; n_numbers]);
+        SearchQuery::new(SearchMode::Vector, "plain", 3).with_question(question)
     };
-    let error = reader.search(&query).await.expect_err("no vectors");
+    let error = reader.search(&asking(3)).await.expect_err("no vectors");
     assert_eq!(error.to_string(), "table `pages` has no column `vector`");
 
     let mut sink = open(config(&uri), &TEXT_AND_VECTOR).await.expect("opens");
     store(&mut sink, pages("a.pdf", 1, "plain")).await;
     sink.finish().await.expect("finishes");
     let reader = TableReader::open(&uri, "pages").await.expect("opens");
-    let query = SearchQuery {
-        vector: Some(vec![0.0; 4]),
-        ..query
-    };
-    let error = reader.search(&query).await.expect_err("another length");
+    let error = reader.search(&asking(4)).await;
+    let error = error.expect_err("another length");
     assert_eq!(
         error.to_string(),
         "the question has 4 numbers, the vectors of table `pages` have 3"
