@@ -167,7 +167,7 @@ fn write_line(canvas: &mut RgbImage, line: &str, x: u32, y: u32, room_px: u32) {
         else {
             continue;
         };
-        for (dy, row) in raster.raster().iter().enumerate() {
+        for (dy, row) in raster.rows().enumerate() {
             for (dx, ink) in row.iter().enumerate() {
                 let (x, y) = (x + place * width + dx as u32, y + dy as u32);
                 if let Some(pixel) = canvas.get_pixel_mut_checked(x, y) {

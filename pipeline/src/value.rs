@@ -78,6 +78,7 @@ value_from! {
     String => Text(Arc::from),
     Arc<str> => Text(|text| text),
     Vectors => Vectors(Arc::new),
+    Arc<Vectors> => Vectors(|vectors| vectors),
     bool => Bool(|flag| flag),
     i64 => Integer(|number| number),
     u32 => Integer(i64::from),

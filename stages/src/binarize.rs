@@ -181,8 +181,8 @@ mod tests {
 
     use super::*;
 
-    fn binarize(config: BinarizeConfig) -> Binarize {
-        Binarize::new(&config).unwrap()
+    fn binarize(config: &BinarizeConfig) -> Binarize {
+        Binarize::new(config).unwrap()
     }
 
     fn page(field: &'static str, vectors: Vectors) -> Item {
@@ -216,7 +216,7 @@ mod tests {
             page("vectors", vectors(numbers, 10)),
             page("vectors", halves),
         ];
-        let out = run_stage(&mut binarize(BinarizeConfig::default()), pages);
+        let out = run_stage(&mut binarize(&BinarizeConfig::default()), pages);
         assert_eq!(bytes(&out.sent[0], "vectors_bits"), expected);
         assert_eq!(bytes(&out.sent[1], "vectors_bits"), of_halves);
         let rows = out.sent[0].get("vectors_bits_rows");
@@ -238,7 +238,7 @@ mod tests {
                 .drops([Field::VECTOR])
         );
         let one = page("vector", vectors(vec![1.0; 8], 8));
-        let out = run_stage(&mut binarize(config), [one]);
+        let out = run_stage(&mut binarize(&config), [one]);
         assert_eq!(bytes(&out.sent[0], "vector_bits"), [255]);
         let names: Vec<&str> = out.sent[0].fields().map(|(name, _)| name).collect();
         assert!(!names.contains(&"vector") && !names.contains(&"vector_bits_rows"));
@@ -252,7 +252,7 @@ mod tests {
             keep_floats: true,
         };
         let out = run_stage(
-            &mut binarize(config),
+            &mut binarize(&config),
             [page("pooled", vectors(vec![-1.0; 3], 1))],
         );
         assert_eq!(bytes(&out.sent[0], "codes"), [0, 0, 0]);
@@ -269,7 +269,7 @@ mod tests {
             page("vectors", vectors(vec![1.0, f32::NAN], 1)),
             page("vectors", vectors(vec![1.0], 1)),
         ];
-        let out = run_stage(&mut binarize(BinarizeConfig::default()), pages);
+        let out = run_stage(&mut binarize(&BinarizeConfig::default()), pages);
         let reasons: Vec<&str> = out.dead.iter().map(|(_, reason)| reason.as_str()).collect();
         assert_eq!(
             reasons,

@@ -238,3 +238,6 @@ impl Stage for EmbedImage {
         grid.map_or(1, |grid| encoder.n_image_tokens(grid))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -221,7 +221,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use pagemill_pipeline::VectorData;
+    use pagemill_pipeline::{VectorData, Vectors};
     use pagemill_pipeline::testing::run_stage;
 
     use super::*;

@@ -3,7 +3,8 @@
 //! In the order in which data flows: [`ReadFiles`] and [`Stdin`] bring documents
 //! in, [`RenderPdf`] makes pages of PDFs and, after it, [`DecodeImage`] of pictures;
 //! [`Resize`] and [`Thumbnail`] work on their pixels; [`ChunkText`] splits
-//! their text, and [`EmbedText`] turns it into vectors; [`PoolVectors`] makes the
+//! their text, and [`EmbedText`] turns it into vectors; [`PrepareImage`] lays pixels out
+//! for a visual encoder, and [`EmbedImage`] runs it; [`PoolVectors`] makes the
 //! vectors of a page fewer, and [`Binarize`] makes bits of them.
 //!
 //! ```
@@ -41,6 +42,13 @@ mod chunk_text;
 
 mod embed_text;
 
+// From pixels to vectors.
+mod patches;
+
+mod prepare_image;
+
+mod embed_image;
+
 // Fewer vectors, and smaller ones.
 mod vectors;
 
@@ -56,8 +64,12 @@ use pagemill_pipeline::Registry;
 pub use binarize::{Binarize, BinarizeConfig};
 pub use chunk_text::{ChunkText, ChunkTextConfig};
 pub use decode_image::{DecodeImage, DecodeImageConfig};
-pub use embed_text::{EmbedText, EmbedTextConfig};
+pub use embed_image::{EmbedImage, EmbedImageConfig};
+pub use embed_text::{EmbedText, EmbedTextConfig, Role as TextRole};
+pub use models::Output;
+pub use patches::PreparedImage;
 pub use pool_vectors::{PoolMethod, PoolVectors, PoolVectorsConfig};
+pub use prepare_image::{PrepareImage, PrepareImageConfig};
 pub use read_files::{ReadFiles, ReadFilesConfig};
 pub use render_pdf::{RenderPdf, RenderPdfConfig};
 pub use resize::{Resize, ResizeConfig};
@@ -76,6 +88,8 @@ pub fn register(registry: Registry) -> Registry {
         .stage::<ThumbnailConfig>()
         .stage::<ChunkTextConfig>()
         .stage::<EmbedTextConfig>()
+        .stage::<PrepareImageConfig>()
+        .stage::<EmbedImageConfig>()
         .stage::<PoolVectorsConfig>()
         .stage::<BinarizeConfig>()
 }
@@ -200,13 +214,15 @@ mod tests {
         check_stage::<ThumbnailConfig>();
         check_stage::<ChunkTextConfig>();
         check_stage::<EmbedTextConfig>();
+        check_stage::<PrepareImageConfig>();
+        check_stage::<EmbedImageConfig>();
         check_stage::<PoolVectorsConfig>();
         check_stage::<BinarizeConfig>();
         let registry = register(Registry::new());
         let stages = registry
             .kinds()
             .filter(|(_, kind)| kind.role == Role::Stage);
-        assert_eq!(stages.count(), 8, "a kind is not checked");
+        assert_eq!(stages.count(), 10, "a kind is not checked");
     }
 
     /// Builds the kind's example.

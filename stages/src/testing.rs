@@ -57,9 +57,28 @@ pub(crate) fn with_tiny_model(root: &Path) -> Resources {
     fs::write(folder.join("config.json"), config.to_string()).unwrap();
     fs::write(folder.join("tokenizer.json"), tokenizer().to_string()).unwrap();
     fs::write(folder.join("model.safetensors"), weights()).unwrap();
+    put_visual(&places, "colqwen2_5", VISUAL_MODEL);
+    put_visual(&places, "clip", PICTURE_MODEL);
     let resources = Resources::default();
     resources.insert("", places);
     resources
+}
+
+/// A small late-interaction model, among those of [`with_tiny_model`].
+pub(crate) const VISUAL_MODEL: &str = "vidore/colqwen2.5-v0.2";
+/// And one with a vector for each picture.
+pub(crate) const PICTURE_MODEL: &str = "openai/clip-vit-base-patch32";
+
+/// Puts one of the fixtures of `pagemill-models` where its name is looked up.
+fn put_visual(places: &ModelPlaces, fixture: &str, name: &str) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/fixtures").join(fixture);
+    let to = places.own_folder(name);
+    fs::create_dir_all(&to).unwrap();
+    for entry in fs::read_dir(from).unwrap().flatten() {
+        if entry.file_name() != "expected.safetensors" {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
 }
 
 fn tokenizer() -> serde_json::Value {

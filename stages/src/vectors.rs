@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use pagemill_pipeline::{Field, FieldType, Item};
-use pagemill_pipeline::{ItemError, Value, VectorData, Vectors};
+use pagemill_pipeline::{Field, FieldType, Item, ItemError, Value, VectorData, Vectors};
 
 /// Where the patches of a page lie among its `vectors`: rows and columns of the
 /// grid, and the row of the matrix at which it begins. True of the vectors as

@@ -37,6 +37,7 @@ pub(super) fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 /// As [`super::activate`], of a contiguous x, in place.
 pub(super) fn activate(x: Tensor, bias: Option<&Tensor>, activation: Activation) -> Result<Tensor> {
     match bias {
+        _ if x.elem_count() == 0 => (),
         Some(bias) => x.inplace_op2(bias, &Activate { activation })?,
         None => x.inplace_op1(&Activate { activation })?,
     }
@@ -45,13 +46,17 @@ pub(super) fn activate(x: Tensor, bias: Option<&Tensor>, activation: Activation)
 
 /// As [`super::add_bias`], of a contiguous x, in place.
 pub(super) fn add_bias(x: Tensor, bias: &Tensor) -> Result<Tensor> {
-    x.inplace_op2(bias, &AddBias)?;
+    if x.elem_count() > 0 {
+        x.inplace_op2(bias, &AddBias)?;
+    }
     Ok(x)
 }
 
 /// As [`super::add`], of a contiguous x, in place.
 pub(super) fn add(x: Tensor, y: &Tensor) -> Result<Tensor> {
-    x.inplace_op2(y, &Add)?;
+    if x.elem_count() > 0 {
+        x.inplace_op2(y, &Add)?;
+    }
     Ok(x)
 }
 
@@ -199,10 +204,8 @@ impl InplaceOp2 for AddBias {
         bias_layout: &Layout,
     ) -> Result<()> {
         let bias = values(bias, bias_layout)?;
-        spread(values_mut(x, x_layout)?, bias.len(), |_, values| {
-            for row in values.chunks_exact_mut(bias.len()) {
-                rows::add(row, bias);
-            }
+        spread(values_mut(x, x_layout)?, bias.len(), |_, rows| {
+            rows::add(rows, bias)
         });
         Ok(())
     }

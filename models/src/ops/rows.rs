@@ -90,94 +90,134 @@ impl WithSimd for Rope<'_> {
     }
 }
 
-/// `silu(gate) * up`.
+/// `silu(gate) * up`, in place of `gate`.
 pub(super) fn silu_mul(gate: &mut [f32], up: &[f32]) {
-    Arch::new().dispatch(SiluMul { gate, up });
-}
-
-struct SiluMul<'a> {
-    gate: &'a mut [f32],
-    up: &'a [f32],
-}
-
-impl WithSimd for SiluMul<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        with_each(simd, self.gate, self.up, |gate, up| {
-            simd.mul_f32s(Silu::of(simd, gate), up)
-        });
-    }
+    WithEach::<Gated>::dispatch(gate, up);
 }
 
 /// Adds `others` to `values`, of one length.
 pub(super) fn add(values: &mut [f32], others: &[f32]) {
-    Arch::new().dispatch(Add { values, others });
-}
-
-struct Add<'a> {
-    values: &'a mut [f32],
-    others: &'a [f32],
-}
-
-impl WithSimd for Add<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        with_each(simd, self.values, self.others, |value, other| {
-            simd.add_f32s(value, other)
-        });
-    }
+    WithEach::<Sum>::dispatch(values, others);
 }
 
 /// `activation(rows + bias)`; without a bias any number of values is one row.
 pub(super) fn activate(rows: &mut [f32], bias: Option<&[f32]>, activation: Activation) {
     match activation {
-        Activation::Gelu => Activate::<Gelu>::dispatch(rows, bias),
-        Activation::GeluTanh => Activate::<GeluTanh>::dispatch(rows, bias),
-        Activation::QuickGelu => Activate::<QuickGelu>::dispatch(rows, bias),
-        Activation::Silu => Activate::<Silu>::dispatch(rows, bias),
+        Activation::Gelu => activate_with::<Gelu>(rows, bias),
+        Activation::GeluTanh => activate_with::<GeluTanh>(rows, bias),
+        Activation::QuickGelu => activate_with::<QuickGelu>(rows, bias),
+        Activation::Silu => activate_with::<Silu>(rows, bias),
     }
 }
 
-struct Activate<'a, F> {
-    rows: &'a mut [f32],
-    bias: Option<&'a [f32]>,
+fn activate_with<F: Function>(rows: &mut [f32], bias: Option<&[f32]>) {
+    match bias {
+        Some(bias) => WithEach::<Biased<F>>::dispatch(rows, bias),
+        None => Each::<F>::dispatch(rows),
+    }
+}
+
+/// Replaces each value by a function of it.
+struct Each<'a, F> {
+    values: &'a mut [f32],
     function: PhantomData<F>,
 }
 
-impl<'a, F: Function> Activate<'a, F> {
-    fn dispatch(rows: &'a mut [f32], bias: Option<&'a [f32]>) {
+impl<'a, F: Function> Each<'a, F> {
+    fn dispatch(values: &'a mut [f32]) {
         Arch::new().dispatch(Self {
-            rows,
-            bias,
+            values,
             function: PhantomData,
         });
     }
 }
 
-impl<F: Function> WithSimd for Activate<'_, F> {
+impl<F: Function> WithSimd for Each<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Some(bias) = self.bias else {
-            each(simd, self.rows, |x| F::of(simd, x));
-            return;
-        };
-        for row in self.rows.chunks_exact_mut(bias.len()) {
-            with_each(simd, row, bias, |x, bias| {
-                F::of(simd, simd.add_f32s(x, bias))
-            });
+        let (values, rest) = S::as_mut_simd_f32s(self.values);
+        for value in values {
+            *value = F::of(simd, *value);
+        }
+        if !rest.is_empty() {
+            let last = F::of(simd, simd.partial_load_f32s(rest));
+            simd.partial_store_f32s(rest, last);
         }
     }
 }
 
-/// A function of single values.
+/// Replaces each value by a function of it and of the one at its place in `others`, which
+/// stand for each row of as many values.
+struct WithEach<'a, F> {
+    values: &'a mut [f32],
+    others: &'a [f32],
+    function: PhantomData<F>,
+}
+
+impl<'a, F: FunctionOfTwo> WithEach<'a, F> {
+    fn dispatch(values: &'a mut [f32], others: &'a [f32]) {
+        Arch::new().dispatch(Self {
+            values,
+            others,
+            function: PhantomData,
+        });
+    }
+}
+
+impl<F: FunctionOfTwo> WithSimd for WithEach<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (others, others_rest) = S::as_simd_f32s(self.others);
+        for row in self.values.chunks_exact_mut(self.others.len()) {
+            let (row, rest) = S::as_mut_simd_f32s(row);
+            for (value, other) in row.iter_mut().zip(others) {
+                *value = F::of(simd, *value, *other);
+            }
+            if !rest.is_empty() {
+                let last = simd.partial_load_f32s(rest);
+                let last = F::of(simd, last, simd.partial_load_f32s(others_rest));
+                simd.partial_store_f32s(rest, last);
+            }
+        }
+    }
+}
+
+/// A function of single values. Not a closure, which would not surely be inlined.
 trait Function {
     fn of<S: Simd>(simd: S, x: S::f32s) -> S::f32s;
+}
+
+trait FunctionOfTwo {
+    fn of<S: Simd>(simd: S, x: S::f32s, y: S::f32s) -> S::f32s;
+}
+
+struct Sum;
+struct Gated;
+struct Biased<F>(PhantomData<F>);
+
+impl FunctionOfTwo for Sum {
+    #[inline(always)]
+    fn of<S: Simd>(simd: S, x: S::f32s, y: S::f32s) -> S::f32s {
+        simd.add_f32s(x, y)
+    }
+}
+
+impl FunctionOfTwo for Gated {
+    #[inline(always)]
+    fn of<S: Simd>(simd: S, x: S::f32s, y: S::f32s) -> S::f32s {
+        simd.mul_f32s(Silu::of(simd, x), y)
+    }
+}
+
+impl<F: Function> FunctionOfTwo for Biased<F> {
+    #[inline(always)]
+    fn of<S: Simd>(simd: S, x: S::f32s, y: S::f32s) -> S::f32s {
+        F::of(simd, simd.add_f32s(x, y))
+    }
 }
 
 struct Gelu;
@@ -226,35 +266,4 @@ fn times_sigmoid<S: Simd>(simd: S, x: S::f32s, z: S::f32s) -> S::f32s {
     let infinity = simd.splat_f32s(f32::INFINITY);
     let exp = simd.select_f32s(simd.greater_than_f32s(z, largest), infinity, exp);
     simd.div_f32s(x, simd.add_f32s(simd.splat_f32s(1.0), exp))
-}
-
-#[inline(always)]
-fn each<S: Simd>(simd: S, values: &mut [f32], function: impl Fn(S::f32s) -> S::f32s) {
-    let (values, rest) = S::as_mut_simd_f32s(values);
-    for value in values {
-        *value = function(*value);
-    }
-    if !rest.is_empty() {
-        let last = function(simd.partial_load_f32s(rest));
-        simd.partial_store_f32s(rest, last);
-    }
-}
-
-#[inline(always)]
-fn with_each<S: Simd>(
-    simd: S,
-    values: &mut [f32],
-    others: &[f32],
-    function: impl Fn(S::f32s, S::f32s) -> S::f32s,
-) {
-    let (values, rest) = S::as_mut_simd_f32s(values);
-    let (others, others_rest) = S::as_simd_f32s(others);
-    for (value, other) in values.iter_mut().zip(others) {
-        *value = function(*value, *other);
-    }
-    if !rest.is_empty() {
-        let last = simd.partial_load_f32s(rest);
-        let last = function(last, simd.partial_load_f32s(others_rest));
-        simd.partial_store_f32s(rest, last);
-    }
 }

@@ -34,6 +34,7 @@ pub(crate) struct QwenConfig {
     pub(crate) text: TextConfig,
     pub(crate) vision: VisionConfig,
     /// Stands in the prompt where an image's vectors go.
+    #[cfg_attr(not(test), allow(dead_code, reason = "encoders place images themselves"))]
     pub(crate) image_token_id: u32,
     /// Whether the output layer is the embedding table.
     pub(crate) tied: bool,

@@ -20,6 +20,7 @@ pub(crate) struct Decoder {
     layers: Vec<Layer>,
     norm: Tensor, // [hidden]
     /// Absent where the network only embeds.
+    #[cfg_attr(not(test), allow(dead_code, reason = "encoders have no output layer"))]
     output: Option<Linear>,
 }
 
@@ -119,6 +120,7 @@ impl Decoder {
     }
 
     /// An empty cache for this decoder.
+    #[cfg_attr(not(test), allow(dead_code, reason = "encoders read a text once"))]
     pub(crate) fn cache(&self) -> Result<KvCache> {
         let TextConfig {
             n_kv_heads,
@@ -144,6 +146,7 @@ impl Decoder {
 
     /// As [`Decoder::forward`], of tokens that follow those in the cache; `sequences` has each
     /// sequence's number there.
+    #[cfg_attr(not(test), allow(dead_code, reason = "encoders read a text once"))]
     pub(crate) fn forward_cached(
         &self,
         pass: Pass<'_>,
@@ -166,6 +169,7 @@ impl Decoder {
     ///
     /// # Errors
     /// The network was loaded without its output layer.
+    #[cfg_attr(not(test), allow(dead_code, reason = "encoders read a text once"))]
     pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         match &self.output {
             Some(output) => output.forward(hidden)?.to_dtype(DType::F32),

@@ -17,7 +17,7 @@ use lance_index::vector::ivf::IvfBuildParams;
 use lancedb::DistanceType;
 use pagemill_pipeline::FieldError;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Error as _, MapAccess, Unexpected, Visitor};
+use serde::de::{MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::search::{VECTORS, vectors_dim};

@@ -76,9 +76,9 @@ fn distances(rows: &[f64], dim: usize) -> Vec<f64> {
         let (own, others) = rest.split_at_mut(n - 1 - row);
         for (value, other) in own.iter_mut().zip(&squares[row + 1..]) {
             let sum = square + other;
-            let squared = sum - 2.0 * *value;
-            *value = if squared > ROUNDING * sum {
-                squared.sqrt()
+            let apart = sum - 2.0 * *value;
+            *value = if apart > ROUNDING * sum {
+                apart.sqrt()
             } else {
                 0.0
             };

@@ -279,4 +279,14 @@ fn rows_and_parameters_that_do_not_fit_are_refused() {
     let empty = tensor(&[], &[0, 4]);
     assert_eq!(ops::rms_norm(&empty, &whole, 1e-6).unwrap().dims(), [0, 4]);
     assert_eq!(ops::silu_mul(&empty, &empty).unwrap().dims(), [0, 4]);
+    let narrow = || tensor(&[], &[3, 0]);
+    let none = tensor(&[], &[0]);
+    for changed in [
+        ops::add_bias(narrow(), &none),
+        ops::add(narrow(), &narrow()),
+        ops::activate(narrow(), Some(&none), Activation::Silu),
+        ops::layer_norm(&narrow(), &none, &none, 1e-6),
+    ] {
+        assert_eq!(changed.unwrap().dims(), [3, 0]);
+    }
 }

@@ -90,6 +90,11 @@ impl TableReader {
         counted.map_err(|error| self.unreadable(error))
     }
 
+    /// Whether rows have text, which a search by words needs.
+    pub fn has_text(&self) -> bool {
+        self.column(TEXT).is_some()
+    }
+
     /// Length of the vectors in the column `vector`; `None` if there is none.
     pub fn vector_dim(&self) -> Option<usize> {
         match self.column(VECTOR)? {

@@ -35,7 +35,7 @@ fn page(uri: &str, page: u32, seed: usize) -> Item {
             .zip(row)
             .for_each(|(mean, x)| *mean += x / 5.0);
     }
-    Item::of_text(uri, format!("seed {seed}"))
+    Item::of_text(uri, &format!("seed {seed}"))
         .with_page(page)
         .with(
             "vectors",
