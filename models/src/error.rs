@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::path::PathBuf;
 
+use crate::hub::{FetchProblem, names};
 use crate::preprocess::ImageProblem;
 
 /// A cause from a library below, kept whole but without its type.
@@ -26,6 +27,25 @@ pub enum ModelError {
         name: String,
         /// The places looked at, in order.
         looked_in: Vec<PathBuf>,
+    },
+
+    /// Nothing on the hub can be called so.
+    #[error("`{name}` {problem}")]
+    InvalidName {
+        /// The name of a model or of a revision.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+
+    /// A model did not come from the hub.
+    #[error("cannot fetch `{name}`: {problem}")]
+    Fetch {
+        /// The model's name on the hub.
+        name: String,
+        /// What happened.
+        #[source]
+        problem: FetchProblem,
     },
 
     /// The model's folder lacks a file that it needs.
@@ -250,7 +270,7 @@ impl ModelError {
     /// What to do about it, as one sentence without a full stop.
     pub fn hint(&self) -> String {
         match self {
-            Self::NotFound { name, .. } if name.is_empty() || name.starts_with(['/', '.']) => {
+            Self::NotFound { name, .. } if !names::is_hub_name(name) => {
                 "give the path of a folder that holds `config.json`, `tokenizer.json` and \
                  `model.safetensors`, or a name such as `sentence-transformers/all-MiniLM-L6-v2`"
                     .into()
@@ -259,6 +279,12 @@ impl ModelError {
                 "run `pagemill models fetch {name}`, or give the path of a folder that holds \
                  `config.json`, `tokenizer.json` and `model.safetensors`"
             ),
+            Self::InvalidName { .. } => {
+                "give `owner/model` or `owner/model@revision`, as on the hub, such as \
+                 `sentence-transformers/all-MiniLM-L6-v2`"
+                    .into()
+            }
+            Self::Fetch { problem, .. } => problem.hint(),
             Self::MissingFile { file, .. } if file.ends_with(".safetensors") => {
                 "fetch the model again; if it only has `pytorch_model.bin`, convert it to \
                  safetensors first"
@@ -348,7 +374,7 @@ fn foreign(unused: &[String], mismatches: &[ShapeMismatch]) -> String {
 }
 
 /// Joins names as "`a`, `b`"; past a few it says how many more there are.
-fn join_names(names: &[impl AsRef<str>]) -> String {
+pub(crate) fn join_names(names: &[impl AsRef<str>]) -> String {
     join(
         names.iter().map(|name| format!("`{}`", name.as_ref())),
         names.len(),
@@ -409,6 +435,14 @@ mod tests {
                 found: "gpu".into(),
             },
             ModelError::NotFinite { row: 3 },
+            ModelError::InvalidName {
+                name: "a b".into(),
+                problem: "is no name of a model on the hub",
+            },
+            ModelError::Fetch {
+                name: "a/b".into(),
+                problem: FetchProblem::Offline,
+            },
         ];
         for error in errors {
             for text in [error.to_string(), error.hint()] {

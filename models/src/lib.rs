@@ -3,8 +3,9 @@
 //! The crate knows no pipeline. A caller goes through it in this order:
 //!
 //! 1. A model's name becomes a folder: [`resolve()`] looks at a path, pagemill's cache and the
-//!    Hugging Face cache, which [`ModelPlaces::from_environment`] finds. [`list()`] shows what
-//!    is there, and [`TextEncoder::describe`] tells what a model is before it is loaded.
+//!    Hugging Face cache, which [`ModelPlaces::from_environment`] finds, and [`fetch()`] fills
+//!    the latter from the hub. [`list()`] shows what is there, and [`TextEncoder::describe`]
+//!    tells what a model is before it is loaded.
 //! 2. The folder becomes an encoder: [`TextEncoder::load`] checks that configuration,
 //!    vocabulary and weights fit together, and puts the weights on a [`Device`].
 //! 3. Text is cut into chunks that the model reads whole: [`TextTokenizer::count`] measures
@@ -34,6 +35,8 @@ mod device;
 mod error;
 
 // From a name to what its folder says, and which version of it that is.
+mod hub;
+
 mod resolve;
 mod revision;
 
@@ -99,6 +102,7 @@ pub use device::Device;
 pub use embedding::{Embedding, Numbers, PatchPlaces, Precision};
 pub use encoder::{Encoder, EncoderKind, EncoderOptions};
 pub use error::{Cause, ModelError, ShapeMismatch};
+pub use hub::{FetchProblem, FetchProgress, Hub, fetch, resolve_or_fetch};
 pub use loader::{Dtype, Quantization};
 pub use preprocess::{
     Family, Grid, ImageProblem, ImageProcessor, Normalization, Patches, ProcessorOptions, RgbView,

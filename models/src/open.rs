@@ -31,15 +31,15 @@ pub(crate) fn open_model(folder: &Path) -> Result<ModelFolders, ModelError> {
             adapter: None,
         });
     };
-    let name = &config.base_model_name_or_path;
-    let named = folder.join(name);
+    let base = Base::of(&config);
+    let named = folder.join(&base.name);
     let base = if named.is_dir() {
         named
     } else {
         // A base lies where its adapter does, if not in the usual places.
         let beside = ModelPlaces::around(folder);
-        resolve(name, &ModelPlaces::from_environment())
-            .or_else(|error| resolve(name, &beside.ok_or(error)?))?
+        base.find(&ModelPlaces::from_environment())
+            .or_else(|error| base.find(&beside.ok_or(error)?))?
     };
     // An adapter on an adapter would need its base's base.
     if !base.join("config.json").is_file() {
@@ -62,16 +62,35 @@ pub(crate) struct Base {
     pub(crate) revision: Option<String>,
 }
 
+impl Base {
+    fn of(config: &AdapterConfig) -> Self {
+        Self {
+            name: config.base_model_name_or_path.clone(),
+            revision: config.revision.clone(),
+        }
+    }
+
+    /// Its folder at its version, or else at the one in use.
+    ///
+    /// # Errors
+    /// Those of [`resolve`].
+    pub(crate) fn find(&self, places: &ModelPlaces) -> Result<PathBuf, ModelError> {
+        if let Some(revision) = &self.revision
+            && let Ok(folder) = resolve(&format!("{}@{revision}", self.name), places)
+        {
+            return Ok(folder);
+        }
+        resolve(&self.name, places)
+    }
+}
+
 /// The base that the model in `folder` needs, if it is an adapter.
 ///
 /// # Errors
 /// Its configuration is damaged or asks for what this crate does not compute.
-pub(crate) fn base_name(folder: &Path) -> Result<Option<Base>, ModelError> {
+pub(crate) fn base_of(folder: &Path) -> Result<Option<Base>, ModelError> {
     let config = adapter_config(folder)?;
-    Ok(config.map(|config| Base {
-        name: config.base_model_name_or_path,
-        revision: config.revision,
-    }))
+    Ok(config.as_ref().map(Base::of))
 }
 
 /// The configuration of the adapter in `folder`, unless a whole model is there.

@@ -1,20 +1,30 @@
 //! From a model's name to its folder.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::card;
 use crate::error::ModelError;
+use crate::files;
+use crate::hub::{Hub, names};
 use crate::settings;
 
-/// The folders in which models are looked for.
+/// The revision that a name without one means.
+pub(crate) const MAIN: &str = "main";
+
+/// The folders in which models are looked for, and the hub that they are fetched from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelPlaces {
     /// pagemill's own cache; models lie in its `models/` as `<owner>--<model>/`.
     pub pagemill_cache: PathBuf,
     /// The Hugging Face hub cache, which holds `models--<owner>--<model>/`.
     pub hugging_face: PathBuf,
+    /// Where [`fetch`](crate::fetch) finds what is not here.
+    pub hub: Hub,
 }
 
 impl ModelPlaces {
@@ -24,12 +34,15 @@ impl ModelPlaces {
     /// |---|---|
     /// | `pagemill_cache` | `PAGEMILL_CACHE`, `$XDG_CACHE_HOME/pagemill`, `$HOME/.cache/pagemill` |
     /// | `hugging_face` | `HF_HUB_CACHE`, `$HF_HOME/hub`, `$XDG_CACHE_HOME/huggingface/hub`, `$HOME/.cache/huggingface/hub` |
+    /// | `hub.endpoint` | `HF_ENDPOINT`, `https://huggingface.co` |
+    /// | `hub.token` | `HF_TOKEN`, `HUGGING_FACE_HUB_TOKEN`, the file `HF_TOKEN_PATH`, `$HF_HOME/token`, `$XDG_CACHE_HOME/huggingface/token`, `$HOME/.cache/huggingface/token` |
+    /// | `hub.is_offline` | `HF_HUB_OFFLINE` |
     pub fn from_environment() -> Self {
         Self::from_variables(|name| env::var_os(name).map(PathBuf::from))
     }
 
     fn from_variables(read: impl Fn(&str) -> Option<PathBuf>) -> Self {
-        let read = |name| read(name).filter(|value| !value.as_os_str().is_empty());
+        let read = |name: &str| read(name).filter(|value| !value.as_os_str().is_empty());
         let cache = read("XDG_CACHE_HOME")
             .or_else(|| read("HOME").map(|home| home.join(".cache")))
             // A user without a home still gets a place, below the working folder.
@@ -39,6 +52,7 @@ impl ModelPlaces {
             hugging_face: read("HF_HUB_CACHE")
                 .or_else(|| read("HF_HOME").map(|home| home.join("hub")))
                 .unwrap_or_else(|| cache.join("huggingface").join("hub")),
+            hub: Hub::from_variables(read, &cache),
         }
     }
 
@@ -56,6 +70,7 @@ impl ModelPlaces {
         Some(Self {
             pagemill_cache,
             hugging_face,
+            hub: Hub::default(),
         })
     }
 
@@ -66,7 +81,8 @@ impl ModelPlaces {
             .join(name.replace('/', "--"))
     }
 
-    fn hugging_face_folder(&self, name: &str) -> PathBuf {
+    /// Where the hub's cache keeps the model of this name, without a revision.
+    pub(crate) fn hugging_face_folder(&self, name: &str) -> PathBuf {
         self.hugging_face
             .join(format!("models--{}", name.replace('/', "--")))
     }
@@ -76,10 +92,13 @@ impl ModelPlaces {
 ///
 /// 1. the path of a folder, relative or absolute;
 /// 2. a model in pagemill's own cache, `<pagemill_cache>/models/<owner>--<model>`;
-/// 3. a model in the Hugging Face cache, at the revision that its `refs/main` names.
+/// 3. a model in the Hugging Face cache, at the commit that its `refs/main` names. For
+///    `<owner>/<model>@<revision>` it is the commit of that branch, tag or commit instead, and
+///    the other places are left out.
 ///
-/// In the caches a folder without `config.json` or, of an adapter, `adapter_config.json`
-/// counts as absent: it is half downloaded.
+/// In the caches a folder without `config.json` or, of adapters, `adapter_config.json` counts
+/// as absent: it is half downloaded. In the Hugging Face cache, where other tools fetch some of
+/// a model's files, so does one that lacks safetensors, or one of their shards.
 ///
 /// # Errors
 /// [`ModelError::NotFound`], which lists the places and hints how to get the model.
@@ -91,13 +110,16 @@ pub fn resolve(name: &str, places: &ModelPlaces) -> Result<PathBuf, ModelError> 
     let mut looked_in = vec![path];
     // An absolute or dotted path is no name of a cached model.
     if !name.is_empty() && !name.starts_with(['/', '.']) {
-        let own = places.own_folder(name);
-        if is_model(&own) {
-            return Ok(own);
+        let (model, revision) = names::split_revision(name);
+        if revision.is_none() {
+            let own = places.own_folder(name);
+            if has_config(&own) {
+                return Ok(own);
+            }
+            looked_in.push(own);
         }
-        looked_in.push(own);
-        let hub = places.hugging_face_folder(name);
-        if let Some(snapshot) = main_snapshot(&hub) {
+        let hub = places.hugging_face_folder(model);
+        if let Some(snapshot) = snapshot(&hub, revision.unwrap_or(MAIN)) {
             return Ok(snapshot);
         }
         looked_in.push(hub);
@@ -108,17 +130,49 @@ pub fn resolve(name: &str, places: &ModelPlaces) -> Result<PathBuf, ModelError> 
     })
 }
 
-/// The complete snapshot of `refs/main` in one model's folder of the hub cache.
-fn main_snapshot(hub_folder: &Path) -> Option<PathBuf> {
-    let revision = fs::read_to_string(hub_folder.join("refs").join("main")).ok()?;
-    let snapshot = hub_folder.join("snapshots").join(revision.trim());
-    is_model(&snapshot).then_some(snapshot)
+/// The complete snapshot of a revision in one model's folder of the hub cache.
+fn snapshot(hub_folder: &Path, revision: &str) -> Option<PathBuf> {
+    if !names::is_revision(revision) {
+        return None;
+    }
+    let commit = fs::read_to_string(hub_folder.join("refs").join(revision));
+    // What no file names may be a commit itself.
+    let commit = commit.unwrap_or_else(|_| revision.to_owned());
+    let snapshot = hub_folder.join("snapshots").join(commit.trim());
+    is_whole(&snapshot).then_some(snapshot)
 }
 
-fn is_model(folder: &Path) -> bool {
-    ["config.json", "adapter_config.json"]
+fn has_config(folder: &Path) -> bool {
+    let is_file = |file| folder.join(file).is_file();
+    is_file("config.json") || is_file("adapter_config.json")
+}
+
+/// Whether all of a model is in a snapshot, to which files come one by one.
+fn is_whole(snapshot: &Path) -> bool {
+    let names = folder_names(snapshot);
+    let mut weights = names
         .iter()
-        .any(|file| folder.join(file).is_file())
+        .filter(|name| name.ends_with(".safetensors") && snapshot.join(name).is_file());
+    let mut indices = names.iter().filter(|name| {
+        let whole = name.strip_suffix(".index.json");
+        whole
+            .is_some_and(|whole| whole.ends_with(".safetensors") && !snapshot.join(whole).is_file())
+    });
+    has_config(snapshot)
+        && weights.next().is_some()
+        && indices.all(|index| has_shards(snapshot, index))
+}
+
+/// Whether everything is there that `index`, a file in `folder`, names.
+fn has_shards(folder: &Path, index: &str) -> bool {
+    let index: Option<Value> = files::read_optional_json(&folder.join(index)).unwrap_or_default();
+    let shards = index
+        .as_ref()
+        .and_then(|index| index.get("weight_map")?.as_object());
+    shards.is_some_and(|shards| {
+        let shards: BTreeSet<&str> = shards.values().filter_map(Value::as_str).collect();
+        shards.iter().all(|shard| folder.join(shard).is_file())
+    })
 }
 
 /// A model that [`resolve`] finds.
@@ -136,41 +190,61 @@ pub struct InstalledModel {
     pub dim: Option<usize>,
 }
 
-/// Lists the models in both caches, by name; pagemill's own copy hides the hub's.
+/// Lists the models in both caches, by name; pagemill's own copy hides the hub's. Revisions
+/// other than `main` are called `<owner>/<model>@<revision>`.
 /// A place that does not exist or cannot be read holds no models.
 pub fn list(places: &ModelPlaces) -> Vec<InstalledModel> {
-    let own = folder_names(&places.pagemill_cache.join("models"));
-    let hub = folder_names(&places.hugging_face);
-    let hub = hub
-        .iter()
-        .filter_map(|folder| folder.strip_prefix("models--"));
-    let mut names: Vec<String> = own
-        .iter()
-        .map(String::as_str)
-        .chain(hub)
-        // Only the first `--` was a slash: owners have no such run in their names.
-        .map(|folder| folder.replacen("--", "/", 1))
-        .collect();
-    names.sort();
-    names.dedup();
-    let cached = |name: &str| {
-        let own = places.own_folder(name);
-        if is_model(&own) {
-            return Some(own);
+    // Only the first `--` was a slash: owners have no such run in their names.
+    let name_of = |folder: &str| folder.replacen("--", "/", 1);
+    let mut models = BTreeMap::new();
+    for folder in folder_names(&places.hugging_face) {
+        let Some(name) = folder.strip_prefix("models--").map(name_of) else {
+            continue;
+        };
+        for (revision, snapshot) in revisions(&places.hugging_face.join(&folder)) {
+            let name = match revision.as_str() {
+                MAIN => name.clone(),
+                revision => format!("{name}@{revision}"),
+            };
+            models.insert(name, snapshot);
         }
-        main_snapshot(&places.hugging_face_folder(name))
+    }
+    let own = places.pagemill_cache.join("models");
+    for folder in folder_names(&own) {
+        let name = name_of(&folder);
+        let folder = own.join(folder);
+        if has_config(&folder) {
+            models.insert(name, folder);
+        }
+    }
+    let installed = |(name, folder): (String, PathBuf)| InstalledModel {
+        architecture: settings::architecture(&folder),
+        n_bytes: n_bytes_below(&folder),
+        dim: card::describe(&folder).ok().map(|card| card.dim),
+        folder,
+        name,
     };
-    let installed = |name: String| {
-        let folder = cached(&name)?;
-        Some(InstalledModel {
-            architecture: settings::architecture(&folder),
-            n_bytes: n_bytes_below(&folder),
-            dim: card::describe(&folder).ok().map(|card| card.dim),
-            folder,
-            name,
-        })
-    };
-    names.into_iter().filter_map(installed).collect()
+    models.into_iter().map(installed).collect()
+}
+
+/// The complete snapshots in one model's folder of the hub cache, each once: by `main`, another
+/// name, or else its commit.
+fn revisions(hub_folder: &Path) -> Vec<(String, PathBuf)> {
+    let mut names = vec![MAIN.to_owned()];
+    names.extend(folder_names(&hub_folder.join("refs")));
+    names.extend(folder_names(&hub_folder.join("snapshots")));
+    // Names before commits, which hf-hub writes among them.
+    let commits = folder_names(&hub_folder.join("snapshots"));
+    names.sort_by_key(|name| (name != MAIN, commits.contains(name), name.clone()));
+    let mut found: Vec<(String, PathBuf)> = Vec::new();
+    for name in names {
+        if let Some(snapshot) = snapshot(hub_folder, &name)
+            && found.iter().all(|(_, other)| *other != snapshot)
+        {
+            found.push((name, snapshot));
+        }
+    }
+    found
 }
 
 fn folder_names(place: &Path) -> Vec<String> {
@@ -208,6 +282,7 @@ mod tests {
         ModelPlaces {
             pagemill_cache: root.join("pagemill"),
             hugging_face: root.join("hub"),
+            hub: Hub::default(),
         }
     }
 
@@ -223,6 +298,7 @@ mod tests {
     fn put_in_hub(places: &ModelPlaces) -> PathBuf {
         let model = places.hugging_face.join("models--owner--tiny-model");
         put(&model.join("snapshots/abc"));
+        fs::write(model.join("snapshots/abc/model.safetensors"), "").unwrap();
         fs::create_dir_all(model.join("refs")).unwrap();
         fs::write(model.join("refs/main"), "abc\n").unwrap();
         model.join("snapshots/abc")
@@ -271,6 +347,54 @@ mod tests {
         let error = resolve("./absent", &places).unwrap_err();
         assert_eq!(error.to_string(), "no model `./absent` in ./absent");
         assert!(error.hint().starts_with("give the path of a folder"));
+    }
+
+    #[test]
+    fn a_snapshot_counts_when_its_last_file_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        let snapshot = put_in_hub(&places);
+        let write = |name: &str, text: &str| fs::write(snapshot.join(name), text).unwrap();
+        fs::remove_file(snapshot.join("model.safetensors")).unwrap();
+        assert!(resolve(NAME, &places).is_err());
+        let index = r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}"#;
+        write("model.safetensors.index.json", index);
+        write("model-1.safetensors", "");
+        assert!(resolve(NAME, &places).is_err());
+        write("model-2.safetensors", "");
+        assert_eq!(resolve(NAME, &places).unwrap(), snapshot);
+        write("model.safetensors.index.json", "{");
+        assert!(resolve(NAME, &places).is_err());
+        // The index is not asked where the weights are in one file.
+        write("model.safetensors", "");
+        assert_eq!(resolve(NAME, &places).unwrap(), snapshot);
+        fs::rename(
+            snapshot.join("config.json"),
+            snapshot.join("adapter_config.json"),
+        )
+        .unwrap();
+        assert_eq!(resolve(NAME, &places).unwrap(), snapshot);
+    }
+
+    #[test]
+    fn a_revision_is_found_by_its_name_or_its_commit() {
+        let root = tempfile::tempdir().unwrap();
+        let places = places(root.path());
+        put(&places.own_folder(NAME));
+        let abc = put_in_hub(&places);
+        let model = places.hugging_face.join("models--owner--tiny-model");
+        let def = model.join("snapshots/def");
+        put(&def);
+        fs::write(def.join("model.safetensors"), "").unwrap();
+        let at = |revision: &str| resolve(&format!("{NAME}@{revision}"), &places).ok();
+        assert_eq!(at("def"), Some(def.clone()));
+        assert_eq!(at("v1.0"), None);
+        assert_eq!(at("../snapshots/def"), None);
+        fs::write(model.join("refs/v1.0"), "def").unwrap();
+        assert_eq!(at("v1.0"), Some(def.clone()));
+        assert_eq!(at("main"), Some(abc));
+        let names: Vec<String> = list(&places).into_iter().map(|model| model.name).collect();
+        assert_eq!(names, [NAME, &format!("{NAME}@v1.0")]);
     }
 
     #[test]

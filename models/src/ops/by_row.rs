@@ -205,7 +205,7 @@ impl InplaceOp2 for AddBias {
     ) -> Result<()> {
         let bias = values(bias, bias_layout)?;
         spread(values_mut(x, x_layout)?, bias.len(), |_, rows| {
-            rows::add(rows, bias)
+            rows::add(rows, bias);
         });
         Ok(())
     }

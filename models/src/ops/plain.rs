@@ -3,6 +3,8 @@
 //! A launch on a device costs as much as a small matrix product, so heads and spans of one
 //! shape go into one product.
 
+use std::ops::Range;
+
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::{Activation, Mask, Span, wide};
@@ -19,7 +21,6 @@ pub(super) fn attend(
     mask: Mask,
     scale: f32,
 ) -> Result<Tensor> {
-    let (n, n_heads, head_dim) = q.dims3()?;
     let dtype = q.dtype();
     // The processor has no products of its own in the short types.
     let compute = match q.device() {
@@ -31,38 +32,98 @@ pub(super) fn attend(
         k.to_dtype(compute)?.contiguous()?,
         v.to_dtype(compute)?.contiguous()?,
     );
-    let mut attended = Vec::new();
-    let mut spans = spans.iter().filter(|span| !span.queries.is_empty());
-    let mut next = spans.next();
-    while let Some(first) = next {
-        // As many spans of one shape as follow each other in all three tensors.
-        let (n_queries, n_keys) = (first.queries.len(), first.keys.len());
-        let mut n_spans = 0;
-        while let Some(span) = next
-            && span.queries.len() == n_queries
-            && span.keys.len() == n_keys
-            && span.keys.start == first.keys.start + n_spans * n_keys
-        {
-            n_spans += 1;
-            next = spans.next();
+    let spans: Vec<Span> = spans
+        .iter()
+        .filter(|span| !span.queries.is_empty())
+        .cloned()
+        .collect();
+    let attended = match Order::of(&spans) {
+        Some(order) => {
+            let rows = Tensor::new(order.rows, q.device())?;
+            let sorted = |x: &Tensor| x.index_select(&rows, 0);
+            let (q, k, v) = (sorted(&q)?, sorted(&k)?, sorted(&v)?);
+            let attended = attend_runs(&q, &k, &v, &order.spans, mask, scale)?;
+            attended.index_select(&Tensor::new(order.places, q.device())?, 0)?
         }
-        let rows = |x: &Tensor, start: usize, n_rows: usize| {
-            let (_, n_heads, _) = x.dims3()?;
-            x.narrow(0, start, n_spans * n_rows)?
-                .reshape((n_spans, n_rows, n_heads, head_dim))
-        };
-        let q = rows(&q, first.queries.start, n_queries)?;
-        let k = rows(&k, first.keys.start, n_keys)?;
-        let v = rows(&v, first.keys.start, n_keys)?;
-        let group = attend_alike(&q, &k, &v, mask, scale)?;
-        attended.push(group.reshape((n_spans * n_queries, n_heads * head_dim))?);
-    }
-    let attended = match attended.len() {
-        0 => q.reshape((n, n_heads * head_dim))?,
-        1 => attended.swap_remove(0),
-        _ => Tensor::cat(&attended, 0)?,
+        None => attend_runs(&q, &k, &v, &spans, mask, scale)?,
     };
     attended.to_dtype(dtype)
+}
+
+/// How to sort spans so that those of one shape follow each other.
+struct Order {
+    spans: Vec<Span>,
+    /// Which row comes to each place.
+    rows: Vec<u32>,
+    /// Which place each row came to.
+    places: Vec<u32>,
+}
+
+impl Order {
+    /// Nothing where sorting saves nothing, or where queries and keys are not the same rows.
+    fn of(spans: &[Span]) -> Option<Self> {
+        let alike = |a: &Span, b: &Span| a.queries.len() == b.queries.len();
+        let n_runs = spans.chunk_by(alike).count();
+        let mut sorted: Vec<&Span> = spans.iter().collect();
+        sorted.sort_by_key(|span| span.queries.len());
+        let n_shapes = sorted.chunk_by(|a, b| alike(a, b)).count();
+        if n_runs == n_shapes || spans.iter().any(|span| span.queries != span.keys) {
+            return None;
+        }
+        let mut order = Self {
+            spans: Vec::new(),
+            rows: Vec::new(),
+            places: vec![0; spans.last()?.queries.end],
+        };
+        for span in sorted {
+            let start = order.rows.len();
+            for row in span.queries.clone() {
+                order.places[row] = order.rows.len() as u32;
+                order.rows.push(row as u32);
+            }
+            order.spans.push(Span {
+                queries: start..order.rows.len(),
+                keys: start..order.rows.len(),
+            });
+        }
+        Some(order)
+    }
+}
+
+/// Attention in spans that are not empty, as many at once as have one shape and follow each
+/// other. All tensors are contiguous; gives `[n, heads * head_dim]`.
+fn attend_runs(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    spans: &[Span],
+    mask: Mask,
+    scale: f32,
+) -> Result<Tensor> {
+    let (n, n_heads, head_dim) = q.dims3()?;
+    let follows = |a: &Span, b: &Span| {
+        let lengths = |span: &Span| (span.queries.len(), span.keys.len());
+        lengths(a) == lengths(b) && a.keys.end == b.keys.start
+    };
+    let mut attended = Vec::new();
+    for run in spans.chunk_by(follows) {
+        let rows = |x: &Tensor, rows: &Range<usize>| {
+            x.narrow(0, rows.start, run.len() * rows.len())?.reshape((
+                run.len(),
+                rows.len(),
+                x.dim(1)?,
+                head_dim,
+            ))
+        };
+        let Span { queries, keys } = &run[0];
+        let (q, k, v) = (rows(q, queries)?, rows(k, keys)?, rows(v, keys)?);
+        attended.push(attend_alike(&q, &k, &v, mask, scale)?.reshape(((), n_heads * head_dim))?);
+    }
+    match attended.len() {
+        0 => q.reshape((n, n_heads * head_dim)),
+        1 => Ok(attended.swap_remove(0)),
+        _ => Tensor::cat(&attended, 0),
+    }
 }
 
 /// Attention in spans of one shape. q: `[spans, queries, heads, head_dim]`, k and v:
@@ -74,8 +135,7 @@ fn attend_alike(q: &Tensor, k: &Tensor, v: &Tensor, mask: Mask, scale: f32) -> R
     // A power of two changes no digit of q, and keeps the scores within f16; the rest of the
     // scale waits until they are f32.
     let power = scale.abs().log2().floor().exp2();
-    let q = (q * f64::from(power))?;
-    let rest = f64::from(scale / power);
+    let q = (q * f64::from(power.copysign(scale)))?;
 
     let keys = k.permute((0, 2, 3, 1))?.contiguous()?; // [spans, kv_heads, head_dim, keys]
     let values = v.transpose(1, 2)?.contiguous()?; // [spans, kv_heads, keys, head_dim]
@@ -89,7 +149,12 @@ fn attend_alike(q: &Tensor, k: &Tensor, v: &Tensor, mask: Mask, scale: f32) -> R
             .permute((0, 2, 3, 1, 4))?
             .reshape((n_spans, n_kv_heads, group * n_rows, head_dim))?;
         let scores = q.matmul(&keys)?; // [spans, kv_heads, group * rows, keys]
-        let scores = (scores.to_dtype(wide(q.dtype()))? * rest)?;
+        let scores = scores.to_dtype(wide(q.dtype()))?;
+        let scores = if power < scale.abs() {
+            (scores * f64::from(scale.abs() / power))?
+        } else {
+            scores
+        };
         let scores = match mask {
             Mask::Full => scores,
             Mask::Causal => {

@@ -117,7 +117,7 @@ fn cases() -> Vec<Case> {
         for heads in [(1, 1), (4, 4), (6, 2)] {
             // Texts of several lengths, one after another; one that is longer than any tile;
             // and one query over a cache.
-            let lengths = [(64, 64), (1, 1), (7, 7), (64, 64), (64, 64), (33, 33)];
+            let lengths = [64, 1, 7, 64, 64, 1, 33].map(|n| (n, n));
             cases.push(Case::new(heads, head_dim, Mask::Full, &lengths));
             cases.push(Case::new(heads, head_dim, Mask::Causal, &lengths));
             cases.push(Case::new(
