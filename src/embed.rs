@@ -41,6 +41,9 @@ pub(crate) struct EmbedArgs {
     /// Weights of the language model in fewer bits: `q8_0` or `q4_k`
     #[arg(long, value_parser = parse::<Quantization>)]
     quantize: Option<Quantization>,
+    /// Quantize the vision tower as well
+    #[arg(long, requires = "quantize")]
+    quantize_vision: bool,
     /// The most tokens that a picture may become [default: what the model's processor says]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_visual_tokens: Option<u32>,
@@ -60,6 +63,7 @@ pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<u8> {
         device: args.device,
         dtype: args.dtype,
         quantize: args.quantize,
+        quantize_vision: args.quantize_vision,
         max_visual_tokens: args.max_visual_tokens.map(|n| n as usize),
         ..EncoderOptions::default()
     };

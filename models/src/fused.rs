@@ -4,12 +4,11 @@
 
 use std::cell::RefCell;
 
-use candle_core::{
-    CpuStorage, CustomOp2, D, InplaceOp2, InplaceOp3, Layout, Result, Shape, Tensor, bail,
-};
+use candle_core::{CpuStorage, CustomOp2, D, InplaceOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::attention::{self, AttentionScratch, Projected};
+use crate::ops;
 use crate::settings::Activation;
 use crate::simd;
 
@@ -23,11 +22,8 @@ const N_QUERIES_PER_TASK: usize = 128;
 /// `activation(x + bias)`. `x`: `[n, width]`, freshly computed and contiguous.
 pub(crate) fn bias_activation(x: Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
     match activation {
-        Activation::Gelu => {
-            x.inplace_op2(bias, &BiasGelu)?;
-            Ok(x)
-        }
-        Activation::GeluTanh => x.broadcast_add(bias)?.gelu(),
+        Activation::Gelu => ops::activate(x, Some(bias), ops::Activation::Gelu),
+        Activation::GeluTanh => ops::activate(x, Some(bias), ops::Activation::GeluTanh),
         Activation::Relu => x.broadcast_add(bias)?.relu(),
     }
 }
@@ -77,28 +73,6 @@ fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mu
     match storage {
         CpuStorage::F32(values) => Ok(&mut values[start..end]),
         _ => bail!("the tensor is not f32"),
-    }
-}
-
-struct BiasGelu;
-
-impl InplaceOp2 for BiasGelu {
-    fn name(&self) -> &'static str {
-        "bias-gelu"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &mut CpuStorage,
-        x_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<()> {
-        let bias = values(bias, bias_layout)?;
-        values_mut(x, x_layout)?
-            .par_chunks_mut(N_ROWS_PER_TASK * bias.len())
-            .for_each(|rows| simd::bias_gelu(rows, bias));
-        Ok(())
     }
 }
 

@@ -105,7 +105,7 @@ pub use error::{Cause, ModelError, ShapeMismatch};
 pub use hub::{FetchProblem, FetchProgress, Hub, fetch, resolve_or_fetch};
 pub use loader::{Dtype, Quantization};
 pub use preprocess::{
-    Family, Grid, ImageProblem, ImageProcessor, Normalization, Patches, ProcessorOptions, RgbView,
+    Family, Grid, ImageProblem, ImageProcessor, Patches, ProcessorOptions, RgbView,
 };
 pub use resolve::{InstalledModel, ModelPlaces, list, resolve};
 pub use revision::revision;

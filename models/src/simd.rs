@@ -9,37 +9,6 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Adds `bias` to each row of `rows` and applies the exact GELU,
-/// `x / 2 * (1 + erf(x / sqrt 2))`, in place.
-pub(crate) fn bias_gelu(rows: &mut [f32], bias: &[f32]) {
-    Arch::new().dispatch(BiasGelu { rows, bias });
-}
-
-struct BiasGelu<'a> {
-    rows: &'a mut [f32],
-    bias: &'a [f32],
-}
-
-impl WithSimd for BiasGelu<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let (bias, bias_rest) = S::as_simd_f32s(self.bias);
-        for row in self.rows.chunks_exact_mut(self.bias.len()) {
-            let (row, row_rest) = S::as_mut_simd_f32s(row);
-            for (x, bias) in row.iter_mut().zip(bias) {
-                *x = gelu(simd, simd.add_f32s(*x, *bias));
-            }
-            if !row_rest.is_empty() {
-                let x = simd.partial_load_f32s(row_rest);
-                let x = simd.add_f32s(x, simd.partial_load_f32s(bias_rest));
-                simd.partial_store_f32s(row_rest, gelu(simd, x));
-            }
-        }
-    }
-}
-
 /// `x / 2 * (1 + erf(x / sqrt 2))`.
 #[inline(always)]
 pub(crate) fn gelu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
@@ -276,29 +245,5 @@ mod tests {
             let error = (f64::from(erf(pulp::Scalar, x)) - exact).abs();
             assert!(error < 4e-7, "erf({x}): {error:e}");
         }
-    }
-
-    #[test]
-    fn gelu_is_exact_to_rounding_and_keeps_nan() {
-        let width = 37; // Not a whole number of registers.
-        let inputs: Vec<f32> = (0..3 * width)
-            .map(|index| f32::from(index as u8) / 8.0 - 7.0)
-            .collect();
-        let bias: Vec<f32> = (0..width)
-            .map(|index| f32::from(index as u8) / 37.0)
-            .collect();
-        let mut outputs = inputs.clone();
-        bias_gelu(&mut outputs, &bias);
-        for (index, output) in outputs.iter().enumerate() {
-            let x = f64::from(inputs[index] + bias[index % width]);
-            let exact = 0.5 * x * (1.0 + candle_core::cpu::erf::erf_f64(x / 2.0_f64.sqrt()));
-            assert!(
-                (f64::from(*output) - exact).abs() < 2e-6,
-                "{x}: {output} for {exact}"
-            );
-        }
-        let mut outputs = vec![f32::NAN; width];
-        bias_gelu(&mut outputs, &bias);
-        assert!(outputs.iter().all(|output| output.is_nan()));
     }
 }

@@ -39,6 +39,9 @@ pub struct EmbedImageConfig {
     /// Weights in fewer bits: `q8_0` or `q4_k`; those of the language model only.
     #[serde(default)]
     pub quantize: Option<String>,
+    /// Whether `quantize` is for the vision tower's weights too.
+    #[serde(default)]
+    pub quantize_vision: bool,
     /// The most tokens that a page may become, where the model can choose.
     #[serde(default)]
     pub max_visual_tokens: Option<usize>,
@@ -59,6 +62,7 @@ impl EmbedImageConfig {
             device: models::default_device(),
             dtype: None,
             quantize: None,
+            quantize_vision: false,
             max_visual_tokens: None,
             output: Output::Vectors,
             keep_image: false,
@@ -127,6 +131,14 @@ impl EmbedImage {
     pub fn new(config: &EmbedImageConfig, resources: &Resources) -> Result<Self, FieldError> {
         let mut options = config.compute().options()?;
         options.max_visual_tokens = config.max_visual_tokens;
+        if config.quantize_vision && config.quantize.is_none() {
+            return Err(FieldError::new(
+                "quantize_vision",
+                "needs `quantize`, which says to what",
+                "set `quantize = \"q8_0\"`, or leave `quantize_vision` out",
+            ));
+        }
+        options.quantize_vision = config.quantize_vision;
         let folder = models::find_folder(&config.model, resources)?;
         let kind = models::kind(&folder)?;
         if !kind.reads_images() {

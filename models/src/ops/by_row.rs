@@ -44,14 +44,6 @@ pub(super) fn activate(x: Tensor, bias: Option<&Tensor>, activation: Activation)
     Ok(x)
 }
 
-/// As [`super::add_bias`], of a contiguous x, in place.
-pub(super) fn add_bias(x: Tensor, bias: &Tensor) -> Result<Tensor> {
-    if x.elem_count() > 0 {
-        x.inplace_op2(bias, &AddBias)?;
-    }
-    Ok(x)
-}
-
 /// As [`super::add`], of a contiguous x, in place.
 pub(super) fn add(x: Tensor, y: &Tensor) -> Result<Tensor> {
     if x.elem_count() > 0 {
@@ -184,28 +176,6 @@ impl InplaceOp2 for Activate {
         let bias = values(bias, bias_layout)?;
         spread(values_mut(x, x_layout)?, bias.len(), |_, rows| {
             rows::activate(rows, Some(bias), self.activation);
-        });
-        Ok(())
-    }
-}
-
-struct AddBias;
-
-impl InplaceOp2 for AddBias {
-    fn name(&self) -> &'static str {
-        "add-bias"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &mut CpuStorage,
-        x_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<()> {
-        let bias = values(bias, bias_layout)?;
-        spread(values_mut(x, x_layout)?, bias.len(), |_, rows| {
-            rows::add(rows, bias);
         });
         Ok(())
     }

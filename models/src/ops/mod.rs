@@ -81,17 +81,16 @@ pub(crate) fn attend(
     mask: Mask,
     scale: f32,
 ) -> Result<Tensor> {
-    check_attention(q, k, v, spans, mask)?;
     match (q.device(), q.dtype()) {
-        (Device::Cpu, DType::F32) => {
-            let [q, k, v] = [dense(q, 2)?, dense(k, 2)?, dense(v, 2)?];
-            spread::attend(&q, &k, &v, spans, mask, scale)
-        }
+        (Device::Cpu, DType::F32) => spread::attend(q, k, v, spans, mask, scale),
         (Device::Cpu, DType::F16 | DType::BF16) => {
             let wide = |x: &Tensor| x.to_dtype(DType::F32);
             attend(&wide(q)?, &wide(k)?, &wide(v)?, spans, mask, scale)?.to_dtype(q.dtype())
         }
-        _ => plain::attend(q, k, v, spans, mask, scale),
+        _ => {
+            check_attention(q, k, v, spans, mask)?;
+            plain::attend(q, k, v, spans, mask, scale)
+        }
     }
 }
 
@@ -170,17 +169,6 @@ pub(crate) fn activate(x: Tensor, bias: Option<&Tensor>, activation: Activation)
     by_row::activate(packed(x)?, bias.as_ref(), activation)
 }
 
-/// `x + bias`. x: `[n, width]`, freshly computed, since its memory may be used for the result;
-/// bias: `[width]`.
-pub(crate) fn add_bias(x: Tensor, bias: &Tensor) -> Result<Tensor> {
-    check_row_parameter("bias", &x, bias)?;
-    let bias = like(bias, &x)?;
-    if !is_fused(&x) {
-        return x.broadcast_add(&bias);
-    }
-    by_row::add_bias(packed(x)?, &bias)
-}
-
 /// `x + y`, of one shape. x: freshly computed, since its memory may be used for the result.
 pub(crate) fn add(x: Tensor, y: &Tensor) -> Result<Tensor> {
     if !is_fused(&x) || x.dims() != y.dims() {
@@ -201,10 +189,13 @@ fn check_row_parameter(name: &str, x: &Tensor, parameter: &Tensor) -> Result<()>
     Ok(())
 }
 
+/// Whether all shapes fit, the spans' queries are `0..n` one after another, and their keys are
+/// there. No reading or writing out of bounds follows.
 fn check_attention(q: &Tensor, k: &Tensor, v: &Tensor, spans: &[Span], mask: Mask) -> Result<()> {
     let (n_queries, n_heads, head_dim) = q.dims3()?;
     let (n_keys, n_kv_heads, key_dim) = k.dims3()?;
-    if key_dim != head_dim || k.dims() != v.dims() || n_kv_heads == 0 || n_heads % n_kv_heads != 0 {
+    let divides = n_kv_heads > 0 && n_heads > 0 && n_heads % n_kv_heads == 0;
+    if key_dim != head_dim || head_dim == 0 || k.dims() != v.dims() || !divides {
         bail!(
             "queries {:?}, keys {:?} and values {:?} do not fit together",
             q.shape(),

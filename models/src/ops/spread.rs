@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::attention::{self, Heads, Inputs, Part, Scratch};
-use super::{Mask, Span, is_dense};
+use super::{Mask, Span, check_attention, dense, is_dense};
 
 /// Rows of attention, that is queries times heads of one key head, that one core takes at a
 /// time, at most: each tile of keys is copied once for all of them.
@@ -16,7 +16,7 @@ const MIN_ROWS_PER_PART: usize = 64;
 /// Products of attention that are not worth the wait for another core.
 const N_PRODUCTS_ALONE: usize = 1 << 19;
 
-/// As [`super::attend`], of checked f32 tensors whose last dimension has no gaps.
+/// As [`super::attend`], of f32 tensors.
 pub(super) fn attend(
     q: &Tensor,
     k: &Tensor,
@@ -25,7 +25,10 @@ pub(super) fn attend(
     mask: Mask,
     scale: f32,
 ) -> Result<Tensor> {
-    q.apply_op3_no_bwd(k, v, &Attention { spans, mask, scale })
+    // What `cpu_fwd` writes without further checks rests on this one.
+    check_attention(q, k, v, spans, mask)?;
+    let (k, v) = (dense(k, 2)?, dense(v, 2)?);
+    dense(q, 2)?.apply_op3_no_bwd(&k, &v, &Attention { spans, mask, scale })
 }
 
 struct Attention<'a> {
@@ -65,10 +68,11 @@ impl CustomOp3 for Attention<'_> {
         let rows = OutputRows(output.as_mut_ptr());
         let attend = |part: &Part| {
             let store = |query: usize, head: usize, values: &[f32]| {
-                // SAFETY: `query < n` and `head < n_heads`, since the spans' queries are
-                // within `0..n`, and `values` has `head_dim` values: the place lies in the
-                // buffer. No other part has the same query and head, since spans do not
-                // overlap, and neither do the blocks of a span nor the key heads' heads.
+                // SAFETY: `query < n`, since `check_attention` found that the spans' queries
+                // are `0..n`, `head < n_heads`, and `values` has `head_dim` values: the place
+                // lies in the buffer. No other part has the same query and head, since spans
+                // do not overlap, and neither do the blocks of a span nor the heads of two
+                // key heads; and a part stores each of its rows once.
                 unsafe { rows.write(query * width + head * head_dim, values) }
             };
             SCRATCH.with_borrow_mut(|scratch| attention::attend(&inputs, part, scratch, store));

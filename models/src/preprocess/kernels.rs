@@ -1,8 +1,9 @@
 //! The two inner loops of resizing, over bytes with 16-bit weights and 32-bit sums.
 //!
 //! Every sum starts at one half and is shifted down and clamped at the end, so that any order
-//! of additions gives the same byte. No sum overflows: an axis's weights are quantized so that
-//! 255 times the sum of their magnitudes stays below two to the power of 31.
+//! of additions gives the same byte. No sum overflows: the weights of an output sum to two to
+//! the power of 22 at most, their magnitudes to less than twice that, and 255 times two to the
+//! power of 23 is below two to the power of 31.
 #![allow(
     clippy::inline_always,
     reason = "a call would leave the vector instructions behind"
@@ -337,9 +338,9 @@ mod avx2 {
         precision: __m128i,
     ) -> [[[u8; 8]; 3]; 2] {
         let to_planes = pulp::cast(TO_PLANES);
-        let [a, b, c, d, e, f, g, h] = sums;
-        let low = to_bytes(simd, [a, b, c, d], precision);
-        let high = to_bytes(simd, [e, f, g, h], precision);
+        let halves = sums.as_chunks::<4>().0;
+        let low = to_bytes(simd, halves[0], precision);
+        let high = to_bytes(simd, halves[1], precision);
         let low = simd.avx2._mm256_shuffle_epi8(low, to_planes);
         let high = simd.avx2._mm256_shuffle_epi8(high, to_planes);
         let red_green = simd.avx2._mm256_unpacklo_epi32(low, high);

@@ -6,9 +6,11 @@
 //! torchvision back end of transformers' image processors, which resizes bytes with 16-bit
 //! weights; their PIL back end differs from it by a level in a few pixels of a thousand.
 //!
-//! In the order of the data: `settings` (the model's files), `size` (to which size, and which
-//! part of it), `axis` (weights), `resample` with `kernels` (bytes to bytes), `patches`
-//! (bytes to numbers).
+//! In the order of the data: `file` and `settings` (what the model's files say), `size` (to
+//! which size, and which part of it), `axis` (weights), `resample` with `kernels` (bytes to
+//! bytes), `patches` (bytes to numbers).
+
+mod file;
 
 mod settings;
 
@@ -24,15 +26,14 @@ mod patches;
 
 use std::path::Path;
 
+use self::patches::Layout;
 use self::settings::{MAX_PIXELS, Resize, Settings, Sizing};
 use self::size::Side;
+use crate::error::ModelError;
 
-pub use self::patches::{Normalization, Patches};
+pub use self::patches::Patches;
 pub use self::settings::{Family, ProcessorOptions};
 pub use self::size::ImageProblem;
-
-use self::patches::Layout;
-use crate::error::ModelError;
 
 /// The longest side that an image is resized to when only its middle is kept. It guards
 /// against thin images, whose short side is enlarged and the long one with it.

@@ -14,11 +14,11 @@ const N_PATCHES_PER_TASK: usize = 128;
 /// Mean and std are those of the model's file for 0..=1, scaled to bytes in f32 as the
 /// reference does; the results are equal to the bit.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Normalization {
+pub(super) struct Normalization {
     /// Red, green and blue, on the scale of bytes.
-    pub mean: [f32; 3],
+    mean: [f32; 3],
     /// Red, green and blue, on the scale of bytes.
-    pub std: [f32; 3],
+    std: [f32; 3],
 }
 
 impl Normalization {
@@ -29,12 +29,6 @@ impl Normalization {
             mean: mean.map(|mean| mean as f32 * scale),
             std: std.map(|std| std as f32 * scale),
         }
-    }
-
-    /// What a byte of a channel (0 red, 1 green, 2 blue) becomes.
-    #[inline]
-    pub fn apply(&self, byte: u8, channel: usize) -> f32 {
-        (f32::from(byte) - self.mean[channel]) / self.std[channel]
     }
 }
 
@@ -81,33 +75,36 @@ impl Patches {
         self.pixels.len()
     }
 
-    /// The bytes, `[patches, 3, p, p]` in the model's order of patches, RGB in planes.
+    /// The bytes, `[patches, 3, p, p]` in the model's order of patches.
     pub fn as_bytes(&self) -> &[u8] {
         &self.pixels
     }
 
-    /// What makes network input of [`as_bytes`](Self::as_bytes).
-    pub fn normalization(&self) -> Normalization {
-        self.normalization
-    }
-
-    /// Mean and standard deviation by channel, on the scale of bytes.
-    pub(crate) fn mean_and_std(&self) -> ([f32; 3], [f32; 3]) {
+    /// Mean and standard deviation of red, green and blue, on the scale of bytes: the network
+    /// reads `(byte - mean) / std`, in f32.
+    pub fn mean_and_std(&self) -> ([f32; 3], [f32; 3]) {
         (self.normalization.mean, self.normalization.std)
     }
 
     /// Values of one patch, `3 * p * p`.
-    pub(crate) fn patch_len(&self) -> usize {
+    pub fn patch_len(&self) -> usize {
         N_CHANNELS * self.patch_px * self.patch_px
     }
 
     /// The bytes of one patch, `[3, p, p]`.
-    pub(crate) fn patch(&self, index: usize) -> &[u8] {
+    ///
+    /// # Panics
+    /// When there is no such patch.
+    pub fn patch(&self, index: usize) -> &[u8] {
         &self.pixels[index * self.patch_len()..(index + 1) * self.patch_len()]
     }
 
-    /// Writes one normalized patch, `[3, p, p]`; `out` has [`patch_len`](Self::patch_len).
-    pub(crate) fn normalized_patch(&self, index: usize, out: &mut [f32]) {
+    /// Writes one normalized patch, `[3, p, p]`, to the [`patch_len`](Self::patch_len) numbers
+    /// of `out`.
+    ///
+    /// # Panics
+    /// When there is no such patch.
+    pub fn normalized_patch(&self, index: usize, out: &mut [f32]) {
         self.normalize(self.patch(index), out);
     }
 

@@ -21,6 +21,9 @@ use super::{Grid, RgbView};
 /// Tasks for each core, so that one that starts late does not hold up the rest.
 const N_TASKS_PER_CORE: usize = 4;
 
+/// What a thread keeps of its ring. Only tall images that are much reduced need more.
+const MAX_KEPT_BYTES: usize = 8 << 20;
+
 /// Below so many multiplications a page is not worth sharing.
 const MIN_SHARED_PRODUCTS: usize = 1 << 20;
 
@@ -130,30 +133,38 @@ struct Scratch {
 }
 
 impl Job<'_> {
-    /// Picks the instructions that this processor has.
     fn run(&self, part: Part<'_>) {
         thread_local! {
             static SCRATCH: RefCell<Scratch> = RefCell::default();
         }
         SCRATCH.with_borrow_mut(|scratch| {
-            let job = self;
-            #[cfg(target_arch = "x86_64")]
-            if let Some(simd) = pulp::x86::V3::try_new() {
-                return simd.vectorize(Run {
-                    job,
-                    part,
-                    scratch,
-                    kernels: simd,
-                });
-            }
-            Run {
+            self.dispatch(part, scratch);
+            scratch.ring.clear();
+            scratch.ring.shrink_to(MAX_KEPT_BYTES);
+        });
+    }
+
+    /// Picks the instructions that this processor has.
+    fn dispatch(&self, part: Part<'_>, scratch: &mut Scratch) {
+        let job = self;
+        #[cfg(target_arch = "x86_64")]
+        if let Some(simd) = pulp::x86::V3::try_new() {
+            let kernels = simd;
+            return simd.vectorize(Run {
                 job,
                 part,
                 scratch,
-                kernels: Plain,
-            }
-            .run();
-        });
+                kernels,
+            });
+        }
+        let kernels = Plain;
+        Run {
+            job,
+            part,
+            scratch,
+            kernels,
+        }
+        .run();
     }
 }
 
@@ -236,7 +247,7 @@ impl<K: Kernels> Run<'_, K> {
     }
 }
 
-/// Resizes rows of the input from `y` on into the ring.
+/// Resizes rows of the input from `first` on into the ring.
 ///
 /// Where there are fewer than a step's, `last` is repeated, and the copies go where nothing is
 /// read.
@@ -245,22 +256,22 @@ fn narrow<K: Kernels>(
     job: &Job<'_>,
     scratch: &mut Scratch,
     kernels: K,
-    y: usize,
+    first: usize,
     last: usize,
     line_bytes: usize,
 ) {
     let [a, b, c, d] = &mut scratch.tail;
     let rows = [
-        job.row(y, a),
-        job.row((y + 1).min(last), b),
-        job.row((y + 2).min(last), c),
-        job.row((y + 3).min(last), d),
+        job.row(first, a),
+        job.row((first + 1).min(last), b),
+        job.row((first + 2).min(last), c),
+        job.row((first + 3).min(last), d),
     ];
     // Past the ring come lines for the copies.
     let n_ring_rows = scratch.ring.len() / line_bytes - N_ROWS_PER_STEP;
     let slot = |i: usize| {
-        let row = if y + i <= last {
-            (y + i) % n_ring_rows
+        let row = if first + i <= last {
+            (first + i) % n_ring_rows
         } else {
             n_ring_rows + i
         };

@@ -2,16 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
-
 use super::axis::Filter;
+use super::file::{Channels, File, OLD_FILE, Size, SizeKeys, find};
 use super::patches::Normalization;
 use crate::error::ModelError;
-use crate::files;
-
-/// Settings of the image processor among others', and those alone.
-const NEW_FILE: &str = "processor_config.json";
-const OLD_FILE: &str = "preprocessor_config.json";
 
 // Bounds far above any model's settings, so that a damaged file cannot ask for all memory.
 const MAX_PATCH_PX: f64 = 256.0;
@@ -88,94 +82,6 @@ pub(super) enum Resize {
     ShortestTo(usize),
 }
 
-/// The fields that change a result. Numbers are floats, so that a negative or fractional one
-/// gets a message of ours.
-#[derive(Debug, Default, Deserialize)]
-struct File {
-    image_processor_type: Option<String>,
-    /// Its name before 2022.
-    feature_extractor_type: Option<String>,
-    do_resize: Option<bool>,
-    do_rescale: Option<bool>,
-    do_normalize: Option<bool>,
-    do_center_crop: Option<bool>,
-    do_pad: Option<bool>,
-    size: Option<Size>,
-    crop_size: Option<Size>,
-    resample: Option<f64>,
-    rescale_factor: Option<f64>,
-    image_mean: Option<Channels>,
-    image_std: Option<Channels>,
-    patch_size: Option<f64>,
-    merge_size: Option<f64>,
-    temporal_patch_size: Option<f64>,
-    min_pixels: Option<f64>,
-    max_pixels: Option<f64>,
-    max_num_patches: Option<f64>,
-}
-
-/// A size in any of the forms that were in use.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(untagged)]
-enum Size {
-    Side(f64),
-    HeightWidth([f64; 2]),
-    Keys(SizeKeys),
-}
-
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
-struct SizeKeys {
-    height: Option<f64>,
-    width: Option<f64>,
-    shortest_edge: Option<f64>,
-    longest_edge: Option<f64>,
-    min_pixels: Option<f64>,
-    max_pixels: Option<f64>,
-    max_height: Option<f64>,
-    max_width: Option<f64>,
-}
-
-impl SizeKeys {
-    /// The keys that are there, as a message shows them.
-    fn names(&self) -> String {
-        let keys = [
-            ("height", self.height),
-            ("width", self.width),
-            ("shortest_edge", self.shortest_edge),
-            ("longest_edge", self.longest_edge),
-            ("min_pixels", self.min_pixels),
-            ("max_pixels", self.max_pixels),
-            ("max_height", self.max_height),
-            ("max_width", self.max_width),
-        ];
-        let given = keys.iter().filter(|(_, value)| value.is_some());
-        given.map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
-    }
-}
-
-/// One number for each channel, or one for all.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(untagged)]
-enum Channels {
-    Same(f64),
-    Each([f64; 3]),
-}
-
-impl Channels {
-    fn each(self) -> [f64; 3] {
-        match self {
-            Self::Same(value) => [value; 3],
-            Self::Each(values) => values,
-        }
-    }
-}
-
-/// [`NEW_FILE`], which since 2025 holds the settings of all of a model's processors.
-#[derive(Deserialize)]
-struct ProcessorFile {
-    image_processor: Option<File>,
-}
-
 impl Settings {
     /// Reads the first of `folders` that has such settings.
     ///
@@ -199,17 +105,6 @@ impl Settings {
                 .map_or_else(PathBuf::new, |folder| folder.to_path_buf()),
         })
     }
-}
-
-/// One folder's settings, if it has any. The newer file wins, if they are in it at all.
-fn find(folder: &Path) -> Result<Option<(File, PathBuf)>, ModelError> {
-    let path = folder.join(NEW_FILE);
-    let processor: Option<ProcessorFile> = files::read_optional_json(&path)?;
-    if let Some(file) = processor.and_then(|processor| processor.image_processor) {
-        return Ok(Some((file, path)));
-    }
-    let path = folder.join(OLD_FILE);
-    Ok(files::read_optional_json(&path)?.map(|file| (file, path)))
 }
 
 /// Turns a file's fields into settings, each checked.
@@ -432,13 +327,14 @@ impl Reader {
 
     fn naflex(&self, patch_px: usize, options: &ProcessorOptions) -> Result<Sizing, ModelError> {
         let most = MAX_PIXELS / (patch_px as f64).powi(2);
-        let max_patches = match options.max_visual_tokens {
-            Some(n_tokens) => self.whole("max_visual_tokens", n_tokens as f64, most)?,
-            None => {
-                let max = self.file.max_num_patches.unwrap_or(256.0);
-                self.whole("max_num_patches", max, most)?
-            }
+        let (field, max) = match options.max_visual_tokens {
+            Some(n_tokens) => ("max_visual_tokens", n_tokens as f64),
+            None => (
+                "max_num_patches",
+                self.file.max_num_patches.unwrap_or(256.0),
+            ),
         };
+        let max_patches = self.whole(field, max, most)?;
         Ok(Sizing::Naflex { max_patches })
     }
 
@@ -506,3 +402,6 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

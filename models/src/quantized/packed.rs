@@ -182,35 +182,45 @@ struct Work<'a, T> {
 // SAFETY: the tasks write to rectangles of `out` that do not overlap, and read the rest.
 unsafe impl<T: Sync> Sync for Work<'_, T> {}
 
+/// Weights that a core keeps at hand while rows go by: half of a usual second-level cache.
+const CACHED_BYTES: usize = 512 << 10;
+
 impl<T: Product> Work<'_, T> {
     fn run(&self, task: &Task) {
         let Packed { n_out, level, .. } = *self.matrix;
         let n_tiles = self.matrix.n_tiles();
         let n_row_words = self.matrix.n_in.div_ceil(BLOCK) * ROW_WORDS;
         let mut patch = [[0.0; COLUMNS]; MAX_ROWS];
-        for panel in task.panels.clone() {
-            let tiles = &self.matrix.tiles[panel * n_tiles..][..n_tiles];
-            let columns = panel * COLUMNS..n_out.min((panel + 1) * COLUMNS);
-            let bias = self.bias.map(|bias| &bias[columns.clone()]);
+        // As many panels as stay in a core's own cache are multiplied by a few rows at a time:
+        // results then go to memory in runs, and not to a page of its own each.
+        let panel_bytes = n_tiles * size_of::<T>();
+        let n_at_once = (CACHED_BYTES / panel_bytes.max(1)).max(1);
+        for start in task.panels.clone().step_by(n_at_once) {
+            let panels = start..task.panels.end.min(start + n_at_once);
             for first in task.rows.clone().step_by(level.n_rows()) {
                 let n_rows = level.n_rows().min(task.rows.end - first);
                 let rows = &self.rows[first * n_row_words..][..n_rows * n_row_words];
-                T::multiply(level, tiles, rows, n_rows, &mut patch);
-                for (row, values) in patch[..n_rows].iter_mut().enumerate() {
-                    let values = &mut values[..columns.len()];
-                    if let Some(bias) = bias {
-                        values
-                            .iter_mut()
-                            .zip(bias)
-                            .for_each(|(value, bias)| *value += bias);
-                    }
-                    let start = (first + row) * n_out + columns.start;
-                    // SAFETY: row and columns are within `out`, whose capacity is all rows
-                    // times all columns, and within this task's rectangle, which no other
-                    // task touches.
-                    unsafe {
-                        let out = self.out.add(start);
-                        out.copy_from_nonoverlapping(values.as_ptr(), values.len());
+                for panel in panels.clone() {
+                    let tiles = &self.matrix.tiles[panel * n_tiles..][..n_tiles];
+                    let columns = panel * COLUMNS..n_out.min((panel + 1) * COLUMNS);
+                    let bias = self.bias.map(|bias| &bias[columns.clone()]);
+                    T::multiply(level, tiles, rows, n_rows, &mut patch);
+                    for (row, values) in patch[..n_rows].iter_mut().enumerate() {
+                        let values = &mut values[..columns.len()];
+                        if let Some(bias) = bias {
+                            values
+                                .iter_mut()
+                                .zip(bias)
+                                .for_each(|(value, bias)| *value += bias);
+                        }
+                        let start = (first + row) * n_out + columns.start;
+                        // SAFETY: row and columns are within `out`, whose capacity is all rows
+                        // times all columns, and within this task's rectangle, which no other
+                        // task touches.
+                        unsafe {
+                            let out = self.out.add(start);
+                            out.copy_from_nonoverlapping(values.as_ptr(), values.len());
+                        }
                     }
                 }
             }

@@ -179,6 +179,9 @@ fn spans_that_do_not_fit_are_refused() {
     assert!(refusal(0..3, 1..1, Mask::Full).contains("a span of 3 queries has only 0 keys"));
     assert!(refusal(0..3, 1..3, Mask::Causal).contains("a span of 3 queries has only 2 keys"));
     assert!(ops::attend(&q, &q, &v, &[], Mask::Full, 1.0).is_err());
+    let none = tensor(&[], &[0, 0, 4]);
+    assert!(ops::attend(&none, &k, &v, &[], Mask::Full, 1.0).is_err());
+    assert!(ops::attend(&q, &none, &none, &[], Mask::Full, 1.0).is_err());
 }
 
 #[test]

@@ -156,22 +156,16 @@ fn gated_activation_is_exact_to_rounding() {
 #[test]
 fn sums_are_exact() {
     for (n, width) in ROWS {
-        let (x, y, bias) = (noise(1, n * width), noise(2, n * width), noise(3, width));
+        let (x, y) = (noise(1, n * width), noise(2, n * width));
         let fresh = || tensor(&x, &[n, width]);
         let sum = ops::add(fresh(), &tensor(&y, &[n, width])).unwrap();
         let expected: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
         assert_eq!(flat(&sum), expected);
-        let sum = ops::add_bias(fresh(), &tensor(&bias, &[width])).unwrap();
-        let expected: Vec<f32> = x
-            .iter()
-            .zip(bias.iter().cycle())
-            .map(|(x, b)| x + b)
-            .collect();
-        assert_eq!(flat(&sum), expected);
     }
     let x = tensor(&noise(1, 6), &[2, 3]);
     assert!(ops::add(x.copy().unwrap(), &tensor(&[1.0], &[1])).is_err());
-    assert!(ops::add_bias(x, &tensor(&[1.0, 2.0], &[2])).is_err());
+    let short = tensor(&[1.0, 2.0], &[2]);
+    assert!(ops::activate(x, Some(&short), Activation::Gelu).is_err());
 }
 
 /// Every step over rows of `[n, width]`, for two heads.
@@ -188,7 +182,6 @@ fn all_steps(x: &Tensor, first: usize) -> Vec<Vec<f32>> {
         ops::rope(&heads, &angles, &angles),
         ops::silu_mul(x, x),
         ops::add(fresh(), x),
-        ops::add_bias(fresh(), &parameter),
     ];
     for activation in ACTIVATIONS {
         results.push(ops::activate(fresh(), None, activation));
@@ -282,7 +275,6 @@ fn rows_and_parameters_that_do_not_fit_are_refused() {
     let narrow = || tensor(&[], &[3, 0]);
     let none = tensor(&[], &[0]);
     for changed in [
-        ops::add_bias(narrow(), &none),
         ops::add(narrow(), &narrow()),
         ops::activate(narrow(), Some(&none), Activation::Silu),
         ops::layer_norm(&narrow(), &none, &none, 1e-6),
