@@ -3,8 +3,8 @@
 use std::io::Write as _;
 
 use clap::Args;
-use pagemill::pipeline::{BatchPolicy, EdgeLimits, FieldSet, GraphNode, OnError, Role, Unmatched};
 use pagemill::models::{ModelPlaces, resolve};
+use pagemill::pipeline::{BatchPolicy, EdgeLimits, FieldSet, GraphNode, OnError, Role, Unmatched};
 use pagemill::stages::{EmbedImageConfig, EmbedTextConfig, PrepareImageConfig};
 use pagemill::{ConfigError, Graph, Resources};
 
@@ -35,7 +35,13 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<u8> {
     // Building finds what only this machine knows: folders, models, libraries. A model that
     // can be fetched is no mistake of a file that holds several pipelines.
     let places = ModelPlaces::from_environment();
-    let absent = |graph: &Graph| if asked_for { Vec::new() } else { absent_models(graph, &places) };
+    let absent = |graph: &Graph| {
+        if asked_for {
+            Vec::new()
+        } else {
+            absent_models(graph, &places)
+        }
+    };
     let errors = graphs
         .iter()
         .filter(|graph| absent(graph).is_empty())
@@ -50,7 +56,10 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<u8> {
         }
         write!(stdout, "{}", describe(graph, &resources))?;
         for model in absent(graph) {
-            writeln!(stdout, "\n  needs a model that is not here: `pagemill models fetch {model}`")?;
+            writeln!(
+                stdout,
+                "\n  needs a model that is not here: `pagemill models fetch {model}`"
+            )?;
         }
     }
     Ok(DONE)
@@ -60,15 +69,29 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<u8> {
 fn absent_models(graph: &Graph, places: &ModelPlaces) -> Vec<String> {
     let mut names: Vec<&str> = Vec::new();
     for node in graph.nodes() {
-        let prepares = node.settings::<PrepareImageConfig>().map(|stage| &stage.model);
-        let embeds = node.settings::<EmbedImageConfig>().map(|stage| &stage.model);
+        let prepares = node
+            .settings::<PrepareImageConfig>()
+            .map(|stage| &stage.model);
+        let embeds = node
+            .settings::<EmbedImageConfig>()
+            .map(|stage| &stage.model);
         let reads = node.settings::<EmbedTextConfig>().map(|stage| &stage.model);
-        names.extend([prepares, embeds, reads].into_iter().flatten().map(String::as_str));
+        names.extend(
+            [prepares, embeds, reads]
+                .into_iter()
+                .flatten()
+                .map(String::as_str),
+        );
     }
     names.dedup();
     // A path is a mistake if nothing is there; only a name can be fetched.
-    let can_be_fetched = |name: &&str| !name.starts_with(['/', '.']) && resolve(name, places).is_err();
-    names.into_iter().filter(can_be_fetched).map(str::to_owned).collect()
+    let can_be_fetched =
+        |name: &&str| !name.starts_with(['/', '.']) && resolve(name, places).is_err();
+    names
+        .into_iter()
+        .filter(can_be_fetched)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The graph as text: each node with what it takes, reads and passes on.

@@ -15,10 +15,12 @@ use crate::{DONE, Hinted};
 
 /// Turn pictures and questions into vectors, without a pipeline.
 #[derive(Args)]
-#[command(after_help = "The file holds f32 tensors `image.0`, `image.1`, ..., `text.0`, ..., each \
+#[command(
+    after_help = "The file holds f32 tensors `image.0`, `image.1`, ..., `text.0`, ..., each \
                         [n, dim] without padding.\n\nExample:\n  pagemill embed --model \
                         vidore/colqwen2.5-v0.2 --image page.png --text \"who signed?\" --out \
-                        vectors.safetensors")]
+                        vectors.safetensors"
+)]
 pub(crate) struct EmbedArgs {
     /// Folder or name of the model
     #[arg(long, value_name = "DIR_OR_NAME")]
@@ -50,7 +52,8 @@ pub(crate) struct EmbedArgs {
 }
 
 fn parse<T: std::str::FromStr<Err = ModelError>>(name: &str) -> Result<T, String> {
-    name.parse().map_err(|error: ModelError| format!("{error}; {}", error.hint()))
+    name.parse()
+        .map_err(|error: ModelError| format!("{error}; {}", error.hint()))
 }
 
 pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<u8> {
@@ -104,19 +107,22 @@ fn embed_image(encoder: &Encoder, path: &Path) -> Result<Embedding, Hinted> {
         EncoderKind::LateInteraction | EncoderKind::Sentence => picture.to_rgb8(),
         EncoderKind::Dual => over_white(&picture),
     };
-    let processor = encoder.processor().ok_or_else(|| {
-        failed(ModelError::NotRead { what: "pictures" })
-    })?;
+    let processor = encoder
+        .processor()
+        .ok_or_else(|| failed(ModelError::NotRead { what: "pictures" }))?;
     let view = RgbView {
         pixels: picture.as_raw(),
         width_px: picture.width(),
         height_px: picture.height(),
     };
     let patches = processor.prepare(view).map_err(|error| of(&name, &error))?;
-    let embedded = encoder.embed_images(&[&patches], Precision::F32).map_err(failed)?;
-    let embedding = embedded.into_iter().next().ok_or_else(|| {
-        Hinted::failed("the model gave nothing for a picture", "report this")
-    })?;
+    let embedded = encoder
+        .embed_images(&[&patches], Precision::F32)
+        .map_err(failed)?;
+    let embedding = embedded
+        .into_iter()
+        .next()
+        .ok_or_else(|| Hinted::failed("the model gave nothing for a picture", "report this"))?;
     embedding.map_err(|error| of(&name, &error))
 }
 
@@ -143,7 +149,13 @@ fn write(path: &Path, vectors: &BTreeMap<String, Embedding>) -> Result<(), Hinte
         .iter()
         .map(|(name, embedding)| {
             let numbers = embedding.to_f32();
-            (name, numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
+            (
+                name,
+                numbers
+                    .iter()
+                    .flat_map(|number| number.to_le_bytes())
+                    .collect(),
+            )
         })
         .collect();
     let unwritable = |error: &dyn std::fmt::Display| {
@@ -160,8 +172,7 @@ fn write(path: &Path, vectors: &BTreeMap<String, Embedding>) -> Result<(), Hinte
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
-    safetensors::serialize_to_file(tensors, None, &partial)
-        .map_err(|error| unwritable(&error))?;
+    safetensors::serialize_to_file(tensors, None, &partial).map_err(|error| unwritable(&error))?;
     std::fs::rename(&partial, path).map_err(|error| unwritable(&error))
 }
 

@@ -36,18 +36,26 @@ pub(crate) struct Asked<'a> {
 /// word, and writes it as PNG.
 pub(crate) fn write(path: &Path, asked: &Asked<'_>, page: &PageDetail) -> Result<(), Hinted> {
     let picture = draw(asked, page)?;
-    picture.save_with_format(path, image::ImageFormat::Png).map_err(|error| {
-        let problem = format!("cannot write the picture ({error}): {}", path.display());
-        Hinted::failed(problem, "check the folder, its permissions and the disk")
-    })
+    picture
+        .save_with_format(path, image::ImageFormat::Png)
+        .map_err(|error| {
+            let problem = format!("cannot write the picture ({error}): {}", path.display());
+            Hinted::failed(problem, "check the folder, its permissions and the disk")
+        })
 }
 
 fn draw(asked: &Asked<'_>, page: &PageDetail) -> Result<RgbImage, Hinted> {
     let lacks = |what: &str, hint: &str| {
-        Hinted::failed(format!("the page cannot be explained: its row has no {what}"), hint)
+        Hinted::failed(
+            format!("the page cannot be explained: its row has no {what}"),
+            hint,
+        )
     };
     let rerun = "make the table with `embed_image`, which adds it, and without pooling after it";
-    let vectors = page.vectors.as_ref().ok_or_else(|| lacks("`vectors`", rerun))?;
+    let vectors = page
+        .vectors
+        .as_ref()
+        .ok_or_else(|| lacks("`vectors`", rerun))?;
     let places = [page.patch_start, page.patch_rows, page.patch_cols];
     let [Some(start), Some(rows), Some(cols)] = places.map(|n| n.map(|n| n as usize)) else {
         return Err(lacks("`patch_rows`", rerun));
@@ -56,7 +64,10 @@ fn draw(asked: &Asked<'_>, page: &PageDetail) -> Result<RgbImage, Hinted> {
         return Err(lacks("vectors for each of its patches", rerun));
     }
     let thumbnail = page.thumbnail.as_ref().ok_or_else(|| {
-        lacks("`thumbnail`", "put a `thumbnail` stage into the pipeline, and run it again")
+        lacks(
+            "`thumbnail`",
+            "put a `thumbnail` stage into the pipeline, and run it again",
+        )
     })?;
     let thumbnail = image::load_from_memory(thumbnail)
         .map_err(|error| lacks("thumbnail that can be read", &error.to_string()))?
@@ -65,7 +76,11 @@ fn draw(asked: &Asked<'_>, page: &PageDetail) -> Result<RgbImage, Hinted> {
     let n_vectors = vectors.n();
     let all = similarities(&asked.vectors.values, &vectors.values, vectors.dim);
     let map = |token: usize| &all[token * n_vectors + start..][..rows * cols];
-    let words: Vec<_> = asked.words.iter().filter(|(_, tokens)| !tokens.is_empty()).collect();
+    let words: Vec<_> = asked
+        .words
+        .iter()
+        .filter(|(_, tokens)| !tokens.is_empty())
+        .collect();
     let word_maps: Vec<Vec<f32>> = words
         .iter()
         .map(|(_, tokens)| {
@@ -74,7 +89,14 @@ fn draw(asked: &Asked<'_>, page: &PageDetail) -> Result<RgbImage, Hinted> {
         })
         .collect();
     let whole = mean(word_maps.clone());
-    Ok(lay_out(asked.text, &thumbnail, (rows, cols), &whole, &words, &word_maps))
+    Ok(lay_out(
+        asked.text,
+        &thumbnail,
+        (rows, cols),
+        &whole,
+        &words,
+        &word_maps,
+    ))
 }
 
 /// Brings a map's least and greatest similarity to 0 and 1: what matters is where a word is
@@ -118,7 +140,12 @@ fn lay_out(
     write_line(&mut canvas, question, GAP_PX, GAP_PX, width - 2 * GAP_PX);
     let top = LINE_PX + 2 * GAP_PX;
     put(&mut canvas, &page, GAP_PX, top);
-    put(&mut canvas, &heated(&page, grid, whole), page.width() + 2 * GAP_PX, top);
+    put(
+        &mut canvas,
+        &heated(&page, grid, whole),
+        page.width() + 2 * GAP_PX,
+        top,
+    );
     for (index, ((word, _), map)) in words.iter().zip(word_maps).take(MAX_WORDS).enumerate() {
         let (row, column) = (index as u32 / n_in_row, index as u32 % n_in_row);
         let x = GAP_PX + column * (small.width() + GAP_PX);
@@ -146,7 +173,11 @@ fn heated(page: &RgbImage, (rows, cols): (usize, usize), map: &[f32]) -> RgbImag
     let (width, height) = (page.width() as usize, page.height() as usize);
     for (x, y, pixel) in heated.enumerate_pixels_mut() {
         let (row, col) = (y as usize * rows / height, x as usize * cols / width);
-        let value = map.get(row * cols + col).copied().unwrap_or(0.0).clamp(0.0, 1.0);
+        let value = map
+            .get(row * cols + col)
+            .copied()
+            .unwrap_or(0.0)
+            .clamp(0.0, 1.0);
         // Squared, so that only what stands out is seen.
         let strength = 0.75 * value * value;
         let heat = [255.0, 210.0 * (1.0 - value) + 40.0, 20.0];
@@ -162,8 +193,8 @@ fn heated(page: &RgbImage, (rows, cols): (usize, usize), map: &[f32]) -> RgbImag
 fn write_line(canvas: &mut RgbImage, line: &str, x: u32, y: u32, room_px: u32) {
     let width = get_raster_width(FONT.0, FONT.1) as u32;
     for (place, letter) in (0..room_px / width).zip(line.chars()) {
-        let Some(raster) = get_raster(letter, FONT.0, FONT.1)
-            .or_else(|| get_raster('?', FONT.0, FONT.1))
+        let Some(raster) =
+            get_raster(letter, FONT.0, FONT.1).or_else(|| get_raster('?', FONT.0, FONT.1))
         else {
             continue;
         };

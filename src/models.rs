@@ -12,8 +12,10 @@ use crate::{DONE, Hinted, progress};
 
 /// List, fetch and describe models.
 #[derive(Args)]
-#[command(after_help = "Example:\n  pagemill models list\n  pagemill models fetch \
-                        vidore/colqwen2.5-v0.2\n  pagemill models show vidore/colqwen2.5-v0.2")]
+#[command(
+    after_help = "Example:\n  pagemill models list\n  pagemill models fetch \
+                        vidore/colqwen2.5-v0.2\n  pagemill models show vidore/colqwen2.5-v0.2"
+)]
 pub(crate) struct ModelsArgs {
     #[command(subcommand)]
     command: Option<ModelsCommand>,
@@ -64,7 +66,11 @@ fn bring(
     places: &ModelPlaces,
     json: bool,
 ) -> anyhow::Result<u8> {
-    let bar = if progress::is_terminal() { ProgressBar::no_length() } else { ProgressBar::hidden() };
+    let bar = if progress::is_terminal() {
+        ProgressBar::no_length()
+    } else {
+        ProgressBar::hidden()
+    };
     let template = "{msg} {wide_bar} {bytes}/{total_bytes}, {eta} left";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
@@ -74,7 +80,12 @@ fn bring(
             bar.set_length(total);
         }
         bar.set_position(now.model_bytes);
-        bar.set_message(format!("{} ({} of {})", now.file, now.index + 1, now.n_files));
+        bar.set_message(format!(
+            "{} ({} of {})",
+            now.file,
+            now.index + 1,
+            now.n_files
+        ));
     });
     bar.finish_and_clear();
     let folder = folder.map_err(failed)?;
@@ -125,16 +136,31 @@ fn show(name: &str, places: &ModelPlaces, json: bool) -> anyhow::Result<u8> {
     }
     let mut line = |name: &str, value: &str| writeln!(stdout, "{name:<14}{value}");
     line("folder", &folder.display().to_string())?;
-    line("architecture", &format!("{}, {}", card.architecture, kind_of(&card)))?;
+    line(
+        "architecture",
+        &format!("{}, {}", card.architecture, kind_of(&card)),
+    )?;
     line("vectors", &format!("{} numbers each", card.dim))?;
     line("longest text", &format!("{} tokens", card.max_tokens))?;
-    line("parameters", &format!("{:.1} M", card.n_parameters as f64 / 1e6))?;
-    let memory = card.memory().map(|(dtype, n)| format!("{dtype} {:.0} MB", n as f64 / 1e6));
-    let memory = if card.n_quantizable > 0 { &memory[..] } else { &memory[..2] };
+    line(
+        "parameters",
+        &format!("{:.1} M", card.n_parameters as f64 / 1e6),
+    )?;
+    let memory = card
+        .memory()
+        .map(|(dtype, n)| format!("{dtype} {:.0} MB", n as f64 / 1e6));
+    let memory = if card.n_quantizable > 0 {
+        &memory[..]
+    } else {
+        &memory[..2]
+    };
     line("memory", &memory.join(", "))?;
     line("files", &format!("{:.0} MB", card.n_bytes as f64 / 1e6))?;
     if let Some(prompts) = &card.prompts {
-        line("page", &format!("{:?} <image> {:?}", prompts.before_page, prompts.after_page))?;
+        line(
+            "page",
+            &format!("{:?} <image> {:?}", prompts.before_page, prompts.after_page),
+        )?;
         line("question", &format!("<text> {:?}", prompts.after_question))?;
     }
     Ok(DONE)

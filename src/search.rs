@@ -75,7 +75,10 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<u8> {
     let (searcher, mode, hits) = answered.map_err(failed)?;
     if let Some(path) = &args.explain {
         let best = hits.first().ok_or_else(|| {
-            Hinted::failed("nothing was found that could be explained", "ask something else")
+            Hinted::failed(
+                "nothing was found that could be explained",
+                "ask something else",
+            )
         })?;
         let page = runtime.block_on(searcher.page(best)).map_err(failed)?;
         explain(path, &args.query, &searcher, page.unwrap_or_default())?;
@@ -116,12 +119,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<u8> {
 }
 
 /// Draws why a page was found.
-fn explain(
-    path: &Path,
-    query: &str,
-    searcher: &Searcher,
-    page: PageDetail,
-) -> Result<(), Hinted> {
+fn explain(path: &Path, query: &str, searcher: &Searcher, page: PageDetail) -> Result<(), Hinted> {
     let embedded = searcher.embed(query);
     let embedded = embedded.map_err(|error| Hinted::failed(error.to_string(), error.hint()))?;
     let Some(EmbeddedQuestion {

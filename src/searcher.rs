@@ -144,7 +144,9 @@ impl Searcher {
     /// # Errors
     /// When the model cannot read it.
     pub fn embed(&self, question: &str) -> Result<Option<EmbeddedQuestion>, AskError> {
-        let Some(encoder) = &self.encoder else { return Ok(None) };
+        let Some(encoder) = &self.encoder else {
+            return Ok(None);
+        };
         let embedded = encoder.embed_texts(&[question], TextRole::Query, Precision::F32)?;
         let Some(embedding) = embedded.into_iter().next().transpose()? else {
             return Ok(None);

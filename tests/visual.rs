@@ -58,9 +58,10 @@ fn with_model(toml: &str, name: &str) -> Mill {
 fn tensors(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<f32>)> {
     let bytes = fs::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let floats = file.tensors().into_iter().filter(|(_, view)| {
-        view.dtype() == safetensors::Dtype::F32
-    });
+    let floats = file
+        .tensors()
+        .into_iter()
+        .filter(|(_, view)| view.dtype() == safetensors::Dtype::F32);
     floats
         .map(|(name, view)| {
             let numbers = view.data().as_chunks::<4>().0.iter();
@@ -119,16 +120,29 @@ fn a_page_is_found_by_a_question_and_the_map_shows_where() {
     let mill = with_model(TABLE, "colqwen2_5");
     let output = mill.command(&["run", "--json"]);
     let report = json(&output);
-    assert_eq!(output.status.code(), Some(0), "{report} {}", stderr(&output));
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{report} {}",
+        stderr(&output)
+    );
     let output = mill.command(&["search", "Table 2", "--mode", "vector", "--json"]);
     let answer = json(&output);
     let hits = answer["hits"].as_array().unwrap();
     assert!(hits.len() >= 3, "{answer}");
-    let scores: Vec<f64> = hits.iter().map(|hit| hit["score"].as_f64().unwrap()).collect();
+    let scores: Vec<f64> = hits
+        .iter()
+        .map(|hit| hit["score"].as_f64().unwrap())
+        .collect();
     assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
 
     let explained = mill.command(&[
-        "search", "Table 2", "--mode", "vector", "--explain", "why.png",
+        "search",
+        "Table 2",
+        "--mode",
+        "vector",
+        "--explain",
+        "why.png",
     ]);
     assert!(explained.status.success(), "{}", stderr(&explained));
     let bytes = fs::read(mill.path("why.png")).unwrap();
@@ -136,7 +150,12 @@ fn a_page_is_found_by_a_question_and_the_map_shows_where() {
 
     // What is stored is what the model gives, to the 16 bits of the column.
     let again = mill.command(&["run", "--json"]);
-    assert_eq!(json(&again)["pipelines"][0]["documents"]["done"].as_u64().unwrap_or(0), 0);
+    assert_eq!(
+        json(&again)["pipelines"][0]["documents"]["done"]
+            .as_u64()
+            .unwrap_or(0),
+        0
+    );
 }
 
 #[test]
@@ -152,9 +171,20 @@ fn without_a_stage_of_its_own_the_model_prepares_pages_itself() {
         json(&output)["hits"].clone()
     });
     let [prepared, direct] = scores;
-    assert_eq!(prepared.as_array().unwrap().len(), direct.as_array().unwrap().len());
-    for (a, b) in prepared.as_array().unwrap().iter().zip(direct.as_array().unwrap()) {
-        assert_eq!(a["document"].as_str().map(file_name), b["document"].as_str().map(file_name));
+    assert_eq!(
+        prepared.as_array().unwrap().len(),
+        direct.as_array().unwrap().len()
+    );
+    for (a, b) in prepared
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(direct.as_array().unwrap())
+    {
+        assert_eq!(
+            a["document"].as_str().map(file_name),
+            b["document"].as_str().map(file_name)
+        );
         assert!((a["score"].as_f64().unwrap() - b["score"].as_f64().unwrap()).abs() < 1e-3);
     }
 }
@@ -165,13 +195,23 @@ fn file_name(path: &str) -> &str {
 
 #[test]
 fn pictures_are_found_by_words_with_one_vector_each() {
-    let toml = TABLE.replace("kind = \"embed_image\"", "kind = \"embed_image\"\noutput = \"vector\"");
+    let toml = TABLE.replace(
+        "kind = \"embed_image\"",
+        "kind = \"embed_image\"\noutput = \"vector\"",
+    );
     let mill = with_model(&toml, "siglip2");
     let output = mill.command(&["run", "--json"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let output = mill.command(&["search", "a page", "--mode", "vector", "--json"]);
     assert!(json(&output)["hits"].as_array().unwrap().len() >= 3);
-    let output = mill.command(&["search", "a page", "--mode", "vector", "--explain", "why.png"]);
+    let output = mill.command(&[
+        "search",
+        "a page",
+        "--mode",
+        "vector",
+        "--explain",
+        "why.png",
+    ]);
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("only an encoder with a vector for each token"));
 }
@@ -182,7 +222,10 @@ fn the_wrong_kind_of_output_is_refused_with_the_right_one() {
     let output = mill.command(&["check"]);
     assert_eq!(output.status.code(), Some(2));
     let text = stderr(&output);
-    assert!(text.contains("`output` is `vectors`, but the model makes one vector an item"), "{text}");
+    assert!(
+        text.contains("`output` is `vectors`, but the model makes one vector an item"),
+        "{text}"
+    );
     assert!(text.contains("set `output = \"vector\"`"), "{text}");
 }
 
@@ -218,14 +261,30 @@ fn embed_refuses_what_it_cannot_do_and_says_why() {
     };
     let colqwen = colqwen.to_str().unwrap();
     let cases = [
-        (run("silent", &page, &[]), 1, "the model has no `tokenizer.json`"),
+        (
+            run("silent", &page, &[]),
+            1,
+            "the model has no `tokenizer.json`",
+        ),
         (run("cut", &page, &[]), 1, "damaged weights"),
         (run("other", &page, &[]), 1, "hidden_act` is `relu`"),
-        (run("owner/absent", &page, &[]), 1, "no model `owner/absent`"),
+        (
+            run("owner/absent", &page, &[]),
+            1,
+            "no model `owner/absent`",
+        ),
         (run(colqwen, "thread.png", &[]), 1, "30000 x 10 pixels"),
         (run(colqwen, "text.png", &[]), 1, "cannot read the picture"),
-        (run(colqwen, "absent.png", &[]), 1, "cannot read the picture"),
-        (run(colqwen, &page, &["--device", "gpu"]), 2, "unknown device `gpu`"),
+        (
+            run(colqwen, "absent.png", &[]),
+            1,
+            "cannot read the picture",
+        ),
+        (
+            run(colqwen, &page, &["--device", "gpu"]),
+            2,
+            "unknown device `gpu`",
+        ),
         (run(colqwen, &page, &["--quantize", "q9"]), 2, "q9"),
         (run(colqwen, &page, &["--dtype", "f64"]), 2, "f64"),
     ];

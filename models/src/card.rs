@@ -94,8 +94,10 @@ fn describe_late(folder: &Path) -> Result<ModelCard, ModelError> {
         Generation::Qwen3 => 320,
     };
     let dim = config.head_dim.or(head).unwrap_or(usual);
-    let pad = Vocabulary::read_first(&[folder, &base])
-        .map_or_else(|_| String::new(), |vocabulary| vocabulary.pad_token().to_owned());
+    let pad = Vocabulary::read_first(&[folder, &base]).map_or_else(
+        |_| String::new(),
+        |vocabulary| vocabulary.pad_token().to_owned(),
+    );
     let [before, after] = PAGE_PROMPT;
     let sizes = config.sizes();
     Ok(ModelCard {

@@ -86,10 +86,10 @@ impl ColEncoder {
             before: vocabulary.encode(before)?,
             after: vocabulary.encode(after)?,
             suffix: vocabulary.encode(&pad.repeat(N_QUERY_SUFFIX))?,
-            max_tokens: options
-                .max_tokens
-                .unwrap_or(usize::MAX)
-                .clamp(N_QUERY_SUFFIX + 1, config.text.max_tokens.max(N_QUERY_SUFFIX + 1)),
+            max_tokens: options.max_tokens.unwrap_or(usize::MAX).clamp(
+                N_QUERY_SUFFIX + 1,
+                config.text.max_tokens.max(N_QUERY_SUFFIX + 1),
+            ),
             max_pass_tokens: options.max_pass_tokens,
             network,
             head,
@@ -142,7 +142,10 @@ impl ColEncoder {
         for pass in passes(sizes, self.max_pass_tokens) {
             let pages = &pages[pass];
             let prompt = |page: &&Patches| {
-                Prompt::default().text(&self.before).image(page.grid).text(&self.after)
+                Prompt::default()
+                    .text(&self.before)
+                    .image(page.grid)
+                    .text(&self.after)
             };
             let prompts: Vec<Prompt> = pages.iter().map(prompt).collect();
             let vectors = self.embed_pass(&prompts, pages, precision);
@@ -165,7 +168,11 @@ impl ColEncoder {
         role: TextRole,
         precision: Precision,
     ) -> Result<Vec<Result<Embedding, ModelError>>, ModelError> {
-        let suffix: &[u32] = if role == TextRole::Query { &self.suffix } else { &[] };
+        let suffix: &[u32] = if role == TextRole::Query {
+            &self.suffix
+        } else {
+            &[]
+        };
         let mut results = Vec::with_capacity(texts.len());
         let mut prompts = Vec::with_capacity(texts.len());
         for text in texts {

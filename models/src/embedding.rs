@@ -83,12 +83,18 @@ impl Embedding {
         };
         Ok(match precision {
             Precision::F16 => {
-                let numbers = vectors.to_dtype(DType::F16)?.flatten_all()?.to_vec1::<f16>()?;
+                let numbers = vectors
+                    .to_dtype(DType::F16)?
+                    .flatten_all()?
+                    .to_vec1::<f16>()?;
                 let part = |range| with(Numbers::F16(numbers[own(range)].to_vec()));
                 rows.iter().map(part).collect()
             }
             Precision::F32 => {
-                let numbers = vectors.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                let numbers = vectors
+                    .to_dtype(DType::F32)?
+                    .flatten_all()?
+                    .to_vec1::<f32>()?;
                 let part = |range| with(Numbers::F32(numbers[own(range)].to_vec()));
                 rows.iter().map(part).collect()
             }
@@ -108,7 +114,11 @@ impl Embedding {
             Numbers::F16(numbers) => numbers.iter().all(|number| number.is_finite()),
             Numbers::F32(numbers) => numbers.iter().all(|number| number.is_finite()),
         };
-        if finite { Ok(self) } else { Err(ModelError::NotFinite { row }) }
+        if finite {
+            Ok(self)
+        } else {
+            Err(ModelError::NotFinite { row })
+        }
     }
 
     /// [`Embedding::checked`] for all results of a call.

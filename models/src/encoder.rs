@@ -108,8 +108,12 @@ impl EncoderKind {
         let model_type = config.get("model_type").and_then(Value::as_str);
         match model_type.unwrap_or_default() {
             "clip" | "siglip" | "siglip2" => return Ok(Self::Dual),
-            "clip_vision_model" | "clip_text_model" | "siglip_vision_model"
-            | "siglip_text_model" | "siglip2_vision_model" | "siglip2_text_model" => {
+            "clip_vision_model"
+            | "clip_text_model"
+            | "siglip_vision_model"
+            | "siglip_text_model"
+            | "siglip2_vision_model"
+            | "siglip2_text_model" => {
                 return Ok(Self::Dual);
             }
             _ => {}
@@ -125,7 +129,14 @@ impl EncoderKind {
         Err(ModelError::Unsupported {
             field: "model_type".into(),
             found: found.to_owned(),
-            supported: &["bert", "qwen2_5_vl", "qwen3_vl", "clip", "siglip", "siglip2"],
+            supported: &[
+                "bert",
+                "qwen2_5_vl",
+                "qwen3_vl",
+                "clip",
+                "siglip",
+                "siglip2",
+            ],
             path: folder.join("config.json"),
         })
     }
@@ -345,7 +356,10 @@ impl Encoder {
                     numbers: Numbers::F32(vector),
                     patches: None,
                 };
-                Ok(vectors.into_iter().map(|vector| vector.map(single)).collect())
+                Ok(vectors
+                    .into_iter()
+                    .map(|vector| vector.map(single))
+                    .collect())
             }
         }
     }

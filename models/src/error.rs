@@ -362,12 +362,21 @@ impl ModelError {
 fn foreign(unused: &[String], mismatches: &[ShapeMismatch]) -> String {
     let mut problems = Vec::new();
     if !unused.is_empty() {
-        problems.push(format!("the adapter changes {}, which its base lacks", join_names(unused)));
+        problems.push(format!(
+            "the adapter changes {}, which its base lacks",
+            join_names(unused)
+        ));
     }
     if !mismatches.is_empty() {
-        let shapes = mismatches.iter().map(|ShapeMismatch { name, expected, found }| {
-            format!("the adapter changes `{name}` as {found:?}, its base has {expected:?}")
-        });
+        let shapes = mismatches.iter().map(
+            |ShapeMismatch {
+                 name,
+                 expected,
+                 found,
+             }| {
+                format!("the adapter changes `{name}` as {found:?}, its base has {expected:?}")
+            },
+        );
         problems.push(join(shapes, mismatches.len()));
     }
     problems.join("; ")

@@ -147,7 +147,10 @@ impl<'a> Loader<'a> {
 
     /// The shape of the tensor `name`, if there is one.
     pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
-        let replaced = self.adapter.as_ref().and_then(|adapter| adapter.replaced_shape(name));
+        let replaced = self
+            .adapter
+            .as_ref()
+            .and_then(|adapter| adapter.replaced_shape(name));
         replaced.or_else(|| self.weights.shape(name))
     }
 

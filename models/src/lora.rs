@@ -94,7 +94,10 @@ impl AdapterConfig {
             return Ok(None);
         };
         let given = |value: &Option<Value>| value.as_ref().is_some_and(|value| !value.is_null());
-        let is_lora = config.peft_type.as_deref().is_none_or(|kind| kind == "LORA");
+        let is_lora = config
+            .peft_type
+            .as_deref()
+            .is_none_or(|kind| kind == "LORA");
         let refused = [
             (!is_lora, "peft_type", &["LORA"][..]),
             (config.lora_bias, "lora_bias", &["false"]),
@@ -105,9 +108,21 @@ impl AdapterConfig {
                 "alora_invocation_tokens",
                 &["null"],
             ),
-            (given(&config.layer_replication), "layer_replication", &["null"]),
-            (given(&config.target_parameters), "target_parameters", &["null"]),
-            (given(&config.trainable_token_indices), "trainable_token_indices", &["null"]),
+            (
+                given(&config.layer_replication),
+                "layer_replication",
+                &["null"],
+            ),
+            (
+                given(&config.target_parameters),
+                "target_parameters",
+                &["null"],
+            ),
+            (
+                given(&config.trainable_token_indices),
+                "trainable_token_indices",
+                &["null"],
+            ),
         ];
         let wrong = refused.into_iter().find(|(wrong, ..)| *wrong);
         if let Some((_, field, supported)) = wrong {
@@ -224,7 +239,11 @@ impl Change {
     /// Of the matrix that it is for.
     fn shape(&self) -> Vec<usize> {
         let [up, down] = [&self.up, &self.down].map(Tensor::dims);
-        up.iter().take(1).chain(down.iter().skip(1)).copied().collect()
+        up.iter()
+            .take(1)
+            .chain(down.iter().skip(1))
+            .copied()
+            .collect()
     }
 
     fn fit(&self, base: &[usize], may_turn: bool) -> Option<Fit> {
@@ -283,12 +302,17 @@ impl Adapter {
             let (module, role) = parse(name);
             if matches!(role, Role::Replacement) {
                 let plain = module.replace(".modules_to_save.default", "");
-                let plain = plain.replace(".modules_to_save", "").replace(".base_layer", "");
+                let plain = plain
+                    .replace(".modules_to_save", "")
+                    .replace(".base_layer", "");
                 replacements.insert(rename(&plain), name.to_owned());
                 continue;
             }
             let canonical = rename(&format!("{module}.weight"));
-            let canonical = canonical.strip_suffix(".weight").unwrap_or(&canonical).to_owned();
+            let canonical = canonical
+                .strip_suffix(".weight")
+                .unwrap_or(&canonical)
+                .to_owned();
             let entry = modules.entry(canonical).or_default();
             module.clone_into(&mut entry.own_name);
             let place = match role {
@@ -317,7 +341,9 @@ impl Adapter {
     /// Whether it changes the tensor.
     pub(crate) fn changes(&self, name: &str) -> bool {
         self.replacements.contains_key(name)
-            || name.strip_suffix(".weight").is_some_and(|module| self.modules.contains_key(module))
+            || name
+                .strip_suffix(".weight")
+                .is_some_and(|module| self.modules.contains_key(module))
     }
 
     /// The tensor of this name as the adapter makes it, f32 on the processor. `base` reads the

@@ -10,7 +10,9 @@ use crate::preprocess::{ImageProcessor, Patches, RgbView};
 
 /// A folder of this crate's own fixtures.
 pub(crate) fn own(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fixtures")
+        .join(name)
 }
 
 /// A folder of the larger set that lies beside the project, if it is there.
@@ -105,7 +107,9 @@ impl Expected {
         let (_, mask) = self.integers(mask);
         let (n_tokens, dim) = (shape[1], shape[2]);
         let kept = (row * n_tokens..(row + 1) * n_tokens).filter(|token| mask[*token] != 0);
-        kept.flat_map(|token| &numbers[token * dim..(token + 1) * dim]).copied().collect()
+        kept.flat_map(|token| &numbers[token * dim..(token + 1) * dim])
+            .copied()
+            .collect()
     }
 }
 
@@ -127,5 +131,11 @@ pub(crate) fn difference(ours: &[f32], theirs: &[f32]) -> f32 {
         return f32::INFINITY;
     }
     let differences = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
-    differences.fold(0.0, |worst, next| if next >= 0.0 { worst.max(next) } else { f32::INFINITY })
+    differences.fold(0.0, |worst, next| {
+        if next >= 0.0 {
+            worst.max(next)
+        } else {
+            f32::INFINITY
+        }
+    })
 }

@@ -147,7 +147,11 @@ impl TextTokenizer {
             action: "cannot tokenize the text".into(),
             source,
         })?;
-        Ok(encoding.get_offsets().iter().map(|(start, end)| *start..*end).collect())
+        Ok(encoding
+            .get_offsets()
+            .iter()
+            .map(|(start, end)| *start..*end)
+            .collect())
     }
 
     /// Encodes texts on all cores, in their order.

@@ -80,7 +80,9 @@ impl Vocabulary {
             let piece = text.get(piece).unwrap_or_default();
             // Byte-level tokens keep the space before a word; the letters of one word go on.
             let goes_on = piece.chars().next().is_none_or(char::is_alphanumeric)
-                && words.last().is_some_and(|(word, _)| word.ends_with(char::is_alphanumeric));
+                && words
+                    .last()
+                    .is_some_and(|(word, _)| word.ends_with(char::is_alphanumeric));
             match words.last_mut().filter(|_| goes_on) {
                 Some((word, tokens)) => {
                     word.push_str(piece);
@@ -107,7 +109,10 @@ impl Vocabulary {
         }
         Err(ModelError::InvalidSetting {
             field: "vocab_size",
-            problem: format!("is {vocab_size}, but the tokenizer has ids up to {}", n_ids - 1),
+            problem: format!(
+                "is {vocab_size}, but the tokenizer has ids up to {}",
+                n_ids - 1
+            ),
             path: folder.join("config.json"),
         })
     }

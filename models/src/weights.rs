@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
+use memmap2::Mmap;
 #[cfg(unix)]
 use memmap2::UncheckedAdvice;
-use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde::Deserialize;
@@ -115,7 +115,10 @@ impl Weights {
         // without gaps, so what holds for the end holds for all.
         let n_expected_bytes = metadata.data_len().checked_add(8 + n_header_bytes);
         if n_expected_bytes != Some(map.len()) {
-            let text = format!("the header does not describe the file's {} bytes", map.len());
+            let text = format!(
+                "the header does not describe the file's {} bytes",
+                map.len()
+            );
             return Err(damaged(text.into()));
         }
         for (name_in_file, info) in metadata.tensors() {
@@ -284,8 +287,7 @@ fn widen(bytes: &[u8], dtype: DType) -> Vec<f32> {
 fn release(map: &Mmap, start: usize, n_bytes: usize) {
     // SAFETY: the mapping is of a file and never written, so that dropping its pages
     // changes nothing that anyone could read.
-    let released =
-        unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, n_bytes) };
+    let released = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, n_bytes) };
     // It is only a wish.
     let _ = released;
 }
@@ -375,27 +377,54 @@ mod tests {
             .collect();
         let damaged = [
             ("longer than it says", [whole.clone(), vec![0]].concat()),
-            ("a header of 2^64 bytes", [vec![0xff; 8], vec![0; 8]].concat()),
-            ("a header of 2^40 bytes", [(1_u64 << 40).to_le_bytes().to_vec(), vec![0; 8]].concat()),
+            (
+                "a header of 2^64 bytes",
+                [vec![0xff; 8], vec![0; 8]].concat(),
+            ),
+            (
+                "a header of 2^40 bytes",
+                [(1_u64 << 40).to_le_bytes().to_vec(), vec![0; 8]].concat(),
+            ),
             ("no JSON", file("no JSON", &[])),
             ("a list", file("[]", &[])),
             ("overlapping", file(&twins, &[0; 12])),
-            ("backwards", file(&format!("{{{}}}", tensor("[2]", "[8, 0]")), &[0; 8])),
-            ("past the end", file(&format!("{{{}}}", tensor("[2]", "[0, 80]")), &[0; 8])),
-            ("another size", file(&format!("{{{}}}", tensor("[3]", "[0, 8]")), &[0; 8])),
+            (
+                "backwards",
+                file(&format!("{{{}}}", tensor("[2]", "[8, 0]")), &[0; 8]),
+            ),
+            (
+                "past the end",
+                file(&format!("{{{}}}", tensor("[2]", "[0, 80]")), &[0; 8]),
+            ),
+            (
+                "another size",
+                file(&format!("{{{}}}", tensor("[3]", "[0, 8]")), &[0; 8]),
+            ),
             (
                 "a product that overflows",
-                file(&format!("{{{}}}", tensor("[4294967296, 4294967296, 4]", "[0, 8]")), &[0; 8]),
+                file(
+                    &format!("{{{}}}", tensor("[4294967296, 4294967296, 4]", "[0, 8]")),
+                    &[0; 8],
+                ),
             ),
             (
                 "one that overflows to what is there",
-                file(&format!("{{{}}}", tensor("[4611686018427387906]", "[0, 8]")), &[0; 8]),
+                file(
+                    &format!("{{{}}}", tensor("[4611686018427387906]", "[0, 8]")),
+                    &[0; 8],
+                ),
             ),
-            ("ends that overflow", file(&format!("{{{}}}", wrapping.join(", ")), &[0; 8])),
+            (
+                "ends that overflow",
+                file(&format!("{{{}}}", wrapping.join(", ")), &[0; 8]),
+            ),
         ];
         for (what, bytes) in damaged {
             let error = open(&bytes).map(|_| ()).unwrap_err();
-            assert!(matches!(error, ModelError::Weights { .. }), "{what}: {error}");
+            assert!(
+                matches!(error, ModelError::Weights { .. }),
+                "{what}: {error}"
+            );
         }
     }
 
@@ -406,7 +435,10 @@ mod tests {
         for (name, said) in [
             ("../model.safetensors", "names `../model.safetensors`"),
             ("/model.safetensors", "names `/model.safetensors`"),
-            ("model-1.safetensors", "the model has no `model-1.safetensors`"),
+            (
+                "model-1.safetensors",
+                "the model has no `model-1.safetensors`",
+            ),
         ] {
             fs::write(&index, format!(r#"{{"weight_map": {{"a": "{name}"}}}}"#)).unwrap();
             let error = Weights::open(folder.path()).map(|_| ()).unwrap_err();
@@ -419,7 +451,10 @@ mod tests {
     #[test]
     fn every_float_type_becomes_every_other_and_the_rest_is_refused() {
         let values = [0.5_f32, -2.0, 1024.0];
-        let f32s: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let f32s: Vec<u8> = values
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
         let f16s: Vec<u8> = values
             .iter()
             .flat_map(|value| f16::from_f32(*value).to_le_bytes())
@@ -431,8 +466,14 @@ mod tests {
         let views = [
             ("f32", TensorView::new(Dtype::F32, vec![3], &f32s).unwrap()),
             ("f16", TensorView::new(Dtype::F16, vec![3], &f16s).unwrap()),
-            ("bf16", TensorView::new(Dtype::BF16, vec![3], &bf16s).unwrap()),
-            ("u8", TensorView::new(Dtype::U8, vec![3], &f32s[..3]).unwrap()),
+            (
+                "bf16",
+                TensorView::new(Dtype::BF16, vec![3], &bf16s).unwrap(),
+            ),
+            (
+                "u8",
+                TensorView::new(Dtype::U8, vec![3], &f32s[..3]).unwrap(),
+            ),
         ];
         let weights = open(&safetensors::serialize(views, None).unwrap()).unwrap();
         for name in ["f32", "f16", "bf16"] {
@@ -441,13 +482,22 @@ mod tests {
                 let tensor = weights.tensor(name, dtype, &Device::Cpu).unwrap();
                 assert_eq!(tensor.dtype(), dtype);
                 let tensor = tensor.to_dtype(DType::F32).unwrap();
-                assert_eq!(tensor.to_vec1::<f32>().unwrap(), values, "{name} as {dtype:?}");
+                assert_eq!(
+                    tensor.to_vec1::<f32>().unwrap(),
+                    values,
+                    "{name} as {dtype:?}"
+                );
             }
         }
         let error = weights.tensor("u8", DType::F32, &Device::Cpu).unwrap_err();
         assert!(error.to_string().starts_with("`u8` is `U8`"), "{error}");
-        let error = weights.tensor("none", DType::F32, &Device::Cpu).unwrap_err();
-        assert!(error.to_string().starts_with("the weights lack `none`"), "{error}");
+        let error = weights
+            .tensor("none", DType::F32, &Device::Cpu)
+            .unwrap_err();
+        assert!(
+            error.to_string().starts_with("the weights lack `none`"),
+            "{error}"
+        );
     }
 
     #[test]

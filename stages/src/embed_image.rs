@@ -90,9 +90,7 @@ impl StageConfig for EmbedImageConfig {
         }
         match self.output {
             Output::Vector => fields.adds([Field::VECTOR]),
-            Output::Vectors => {
-                fields.adds([Field::VECTORS, PATCH_START, PATCH_ROWS, PATCH_COLS])
-            }
+            Output::Vectors => fields.adds([Field::VECTORS, PATCH_START, PATCH_ROWS, PATCH_COLS]),
         }
     }
 
@@ -194,7 +192,10 @@ impl Stage for EmbedImage {
 
     fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
         let Some((encoder, _)) = &self.encoder else {
-            return Err(StageError::fatal("`embed_image` has not been started", "call `start` first"));
+            return Err(StageError::fatal(
+                "`embed_image` has not been started",
+                "call `start` first",
+            ));
         };
         let encoder = Arc::clone(encoder);
         let mut ready = Vec::with_capacity(batch.len());
@@ -205,10 +206,15 @@ impl Stage for EmbedImage {
                 Err(error) => outlet.dead_letter(item, error),
             }
         }
-        let patches: Vec<_> = ready.iter().map(|(_, prepared)| &*prepared.patches).collect();
+        let patches: Vec<_> = ready
+            .iter()
+            .map(|(_, prepared)| &*prepared.patches)
+            .collect();
         // Results are in main memory when this returns: a blocked stage holds nothing on the
         // device.
-        let embedded = encoder.embed_images(&patches, Precision::F16).map_err(models::fatal)?;
+        let embedded = encoder
+            .embed_images(&patches, Precision::F16)
+            .map_err(models::fatal)?;
         for ((mut item, _), embedding) in ready.into_iter().zip(embedded) {
             let set = embedding.map_err(models::item_error).and_then(|embedding| {
                 if let Some(places) = embedding.patches {
@@ -237,15 +243,18 @@ impl Stage for EmbedImage {
     }
 
     fn n_tokens(&self, item: &Item) -> usize {
-        let Some((encoder, key)) = &self.encoder else { return 1 };
+        let Some((encoder, key)) = &self.encoder else {
+            return 1;
+        };
         if let Some(prepared) = PreparedImage::of(item)
             && prepared.key == *key
         {
             return encoder.n_image_tokens(prepared.patches.grid);
         }
-        let grid = encoder.processor().zip(item.image()).and_then(|(processor, image)| {
-            processor.grid(image.width_px, image.height_px).ok()
-        });
+        let grid = encoder
+            .processor()
+            .zip(item.image())
+            .and_then(|(processor, image)| processor.grid(image.width_px, image.height_px).ok());
         // What cannot be prepared never reaches the model.
         grid.map_or(1, |grid| encoder.n_image_tokens(grid))
     }

@@ -83,7 +83,8 @@ impl EmbedTextConfig {
 
 impl StageConfig for EmbedTextConfig {
     const KIND: &'static str = "embed_text";
-    const ABOUT: &'static str = "text to vectors, with a sentence encoder or a visual one's text side";
+    const ABOUT: &'static str =
+        "text to vectors, with a sentence encoder or a visual one's text side";
     const EXAMPLE: &'static str = "model = \"sentence-transformers/all-MiniLM-L6-v2\"\n";
 
     fn fields(&self) -> Fields {
@@ -221,8 +222,8 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use pagemill_pipeline::{VectorData, Vectors};
     use pagemill_pipeline::testing::run_stage;
+    use pagemill_pipeline::{VectorData, Vectors};
 
     use super::*;
     use crate::testing::{BAD_WORD, TINY_DIM, TINY_MAX_TOKENS, TINY_MODEL, with_tiny_model};

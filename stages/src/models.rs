@@ -62,7 +62,10 @@ impl Compute<'_> {
     pub(crate) fn options(&self) -> Result<EncoderOptions, FieldError> {
         Ok(EncoderOptions {
             device: parse("device", "names no device", self.device)?,
-            dtype: self.dtype.map(|name| parse("dtype", "names no type", name)).transpose()?,
+            dtype: self
+                .dtype
+                .map(|name| parse("dtype", "names no type", name))
+                .transpose()?,
             quantize: self
                 .quantize
                 .map(|name| parse("quantize", "names no quantization", name))
@@ -150,8 +153,7 @@ pub(crate) fn item_error(error: ModelError) -> ItemError {
     match error {
         // The place within the batch says nothing to the reader.
         ModelError::NotFinite { .. } => {
-            ItemError::new("embed", "the model gave a vector that is not finite")
-                .hint(error.hint())
+            ItemError::new("embed", "the model gave a vector that is not finite").hint(error.hint())
         }
         error => ItemError::new("embed", &error).hint(error.hint()),
     }

@@ -93,7 +93,9 @@ impl PatchCache {
         let n_bytes = |entry: &Entry| entry.patches.get().map_or(0, |patches| patches.n_bytes());
         let mut total: usize = entries.iter().map(n_bytes).sum();
         while total > MAX_CACHED_BYTES {
-            let Some(oldest) = entries.pop_front() else { break };
+            let Some(oldest) = entries.pop_front() else {
+                break;
+            };
             total -= n_bytes(&oldest);
         }
         let patches = Arc::default();

@@ -45,7 +45,11 @@ impl StageConfig for PrepareImageConfig {
 
     fn fields(&self) -> Fields {
         let fields = Fields::reads([Field::IMAGE]).adds([Field::PATCHES]);
-        if self.keep_image { fields } else { fields.drops([Field::IMAGE]) }
+        if self.keep_image {
+            fields
+        } else {
+            fields.drops([Field::IMAGE])
+        }
     }
 
     fn revision(&self, resources: &Resources) -> String {

@@ -71,7 +71,9 @@ pub(crate) const PICTURE_MODEL: &str = "openai/clip-vit-base-patch32";
 
 /// Puts one of the fixtures of `pagemill-models` where its name is looked up.
 fn put_visual(places: &ModelPlaces, fixture: &str, name: &str) {
-    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/fixtures").join(fixture);
+    let from = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../models/fixtures")
+        .join(fixture);
     let to = places.own_folder(name);
     fs::create_dir_all(&to).unwrap();
     for entry in fs::read_dir(from).unwrap().flatten() {

@@ -13,20 +13,30 @@ fn load(folder: &Path) -> Encoder {
 
 fn page_vectors(encoder: &Encoder, pages: &[&Patches]) -> Vec<Vec<f32>> {
     let pages = encoder.embed_images(pages, Precision::F32).unwrap();
-    pages.into_iter().map(|page| page.unwrap().to_f32()).collect()
+    pages
+        .into_iter()
+        .map(|page| page.unwrap().to_f32())
+        .collect()
 }
 
 fn question_vectors(encoder: &Encoder, questions: &[String]) -> Vec<Vec<f32>> {
     let questions: Vec<&str> = questions.iter().map(String::as_str).collect();
-    let vectors = encoder.embed_texts(&questions, TextRole::Query, Precision::F32).unwrap();
-    vectors.into_iter().map(|vectors| vectors.unwrap().to_f32()).collect()
+    let vectors = encoder
+        .embed_texts(&questions, TextRole::Query, Precision::F32)
+        .unwrap();
+    vectors
+        .into_iter()
+        .map(|vectors| vectors.unwrap().to_f32())
+        .collect()
 }
 
 /// Late interaction's score: for each vector of the question, the best of the page.
 fn max_sim(question: &[f32], page: &[f32], dim: usize) -> f32 {
     let best = |question: &[f32]| {
         let dot = |page: &[f32]| question.iter().zip(page).map(|(a, b)| a * b).sum::<f32>();
-        page.chunks_exact(dim).map(dot).fold(f32::NEG_INFINITY, f32::max)
+        page.chunks_exact(dim)
+            .map(dot)
+            .fold(f32::NEG_INFINITY, f32::max)
     };
     question.chunks_exact(dim).map(best).sum()
 }
@@ -43,8 +53,10 @@ fn check_own(name: &str, pages_too: bool) {
     let encoder = load(&folder);
     let processor = encoder.processor().unwrap();
     let files = expected.strings("images");
-    let pages: Vec<Patches> =
-        files.iter().map(|file| patches(processor, &folder.join(file))).collect();
+    let pages: Vec<Patches> = files
+        .iter()
+        .map(|file| patches(processor, &folder.join(file)))
+        .collect();
     let all: Vec<&Patches> = pages.iter().collect();
     let together = page_vectors(&encoder, &all);
     for (index, page) in pages.iter().enumerate() {
@@ -89,7 +101,9 @@ fn colqwen3_gives_the_vectors_of_the_reference() {
 
 #[test]
 fn the_shared_colqwen2_5_agrees_with_new_and_old_names() {
-    let Some(folder) = shared("colqwen2_5") else { return };
+    let Some(folder) = shared("colqwen2_5") else {
+        return;
+    };
     let batch = Expected::read(&folder.join("pages_batch.safetensors"));
     let questions = Expected::read(&folder.join("queries.safetensors"));
     let model = folder.join("model");
@@ -108,7 +122,11 @@ fn the_shared_colqwen2_5_agrees_with_new_and_old_names() {
     let texts = questions.strings("queries");
     let asked = question_vectors(&encoder, &texts);
     for (row, question) in asked.iter().enumerate() {
-        check_close(&texts[row], question, questions.floats(&format!("single_emb.{row}")).1);
+        check_close(
+            &texts[row],
+            question,
+            questions.floats(&format!("single_emb.{row}")).1,
+        );
         for (column, page) in ours.iter().enumerate() {
             let score = max_sim(question, page, encoder.dim());
             let theirs = questions.floats("maxsim_scores").1[row * ours.len() + column];
@@ -119,8 +137,18 @@ fn the_shared_colqwen2_5_agrees_with_new_and_old_names() {
     // The old checkpoint has the same weights by other names, and nothing else.
     let old = tempfile::tempdir().unwrap();
     for (from, files) in [
-        (folder.join("model_oldnames"), vec!["config.json", "model.safetensors"]),
-        (model, vec!["tokenizer.json", "tokenizer_config.json", "processor_config.json"]),
+        (
+            folder.join("model_oldnames"),
+            vec!["config.json", "model.safetensors"],
+        ),
+        (
+            model,
+            vec![
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "processor_config.json",
+            ],
+        ),
     ] {
         for file in files {
             std::fs::copy(from.join(file), old.path().join(file)).unwrap();
@@ -133,10 +161,15 @@ fn the_shared_colqwen2_5_agrees_with_new_and_old_names() {
 
 #[test]
 fn the_shared_colqwen3_agrees() {
-    let Some(folder) = shared("colqwen3") else { return };
+    let Some(folder) = shared("colqwen3") else {
+        return;
+    };
     let expected = Expected::read(&folder.join("fixture.safetensors"));
     let encoder = load(&folder.join("model"));
-    let mut files: Vec<_> = std::fs::read_dir(folder.join("png")).unwrap().flatten().collect();
+    let mut files: Vec<_> = std::fs::read_dir(folder.join("png"))
+        .unwrap()
+        .flatten()
+        .collect();
     files.sort_by_key(std::fs::DirEntry::path);
     let processor = encoder.processor().unwrap();
     let (_, grids) = expected.integers("image_grid_thw");
@@ -186,7 +219,11 @@ fn adapter(from: &Path, base: &Path) -> tempfile::TempDir {
     let config = std::fs::read(from.join("adapter_config.json")).unwrap();
     let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
     config["base_model_name_or_path"] = base.to_str().unwrap().into();
-    std::fs::write(folder.path().join("adapter_config.json"), config.to_string()).unwrap();
+    std::fs::write(
+        folder.path().join("adapter_config.json"),
+        config.to_string(),
+    )
+    .unwrap();
     let file = "adapter_model.safetensors";
     std::fs::copy(from.join(file), folder.path().join(file)).unwrap();
     folder
@@ -200,7 +237,9 @@ fn adapters_are_merged_as_peft_does() {
 
 #[test]
 fn the_shared_adapters_agree() {
-    let (Some(folder), Some(adapters)) = (shared("colqwen2_5"), shared("lora")) else { return };
+    let (Some(folder), Some(adapters)) = (shared("colqwen2_5"), shared("lora")) else {
+        return;
+    };
     let batch = Expected::read(&folder.join("pages_batch.safetensors"));
     let files = ["203x151", "97x310", "56x84", "500x333"];
     for kind in ["plain", "plain_oldnames", "rslora", "pattern", "dora"] {
@@ -223,7 +262,14 @@ fn the_shared_adapters_agree() {
 fn an_adapter_for_another_base_is_refused_with_its_shapes() {
     let other = adapter(&own("lora_rslora"), &own("colqwen3"));
     let error = Encoder::load(other.path(), &EncoderOptions::default()).unwrap_err();
-    assert!(matches!(error, ModelError::ForeignAdapter { .. }), "{error}");
+    assert!(
+        matches!(error, ModelError::ForeignAdapter { .. }),
+        "{error}"
+    );
     assert!(error.to_string().contains("colqwen3"), "{error}");
-    assert!(error.hint().starts_with("the adapter was trained on another base"));
+    assert!(
+        error
+            .hint()
+            .starts_with("the adapter was trained on another base")
+    );
 }

@@ -100,7 +100,12 @@ impl DualEncoder {
             Some(own) => {
                 let folders = [folder, &model.base];
                 let tokens = options.max_visual_tokens;
-                Some(read_processor(&folders, config.family, own.patch_px, tokens)?)
+                Some(read_processor(
+                    &folders,
+                    config.family,
+                    own.patch_px,
+                    tokens,
+                )?)
             }
             None => None,
         };

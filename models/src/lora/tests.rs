@@ -45,7 +45,9 @@ fn a_pattern_matches_the_end_of_a_name() {
         use_rslora: true,
         ..config
     };
-    let scale = stabilized.scale(&["layers.0.mlp.down_proj"], 4, Path::new("a")).unwrap();
+    let scale = stabilized
+        .scale(&["layers.0.mlp.down_proj"], 4, Path::new("a"))
+        .unwrap();
     assert!((scale - 4.0).abs() < 1e-12);
 }
 
@@ -53,9 +55,8 @@ fn a_pattern_matches_the_end_of_a_name() {
 fn what_is_not_computed_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |field: &str, value: &str| {
-        let text = format!(
-            r#"{{"base_model_name_or_path": "b", "lora_alpha": 8, "{field}": {value}}}"#
-        );
+        let text =
+            format!(r#"{{"base_model_name_or_path": "b", "lora_alpha": 8, "{field}": {value}}}"#);
         std::fs::write(folder.path().join(CONFIG_FILE), text).unwrap();
         AdapterConfig::read(folder.path()).unwrap_err().to_string()
     };
@@ -73,10 +74,18 @@ type Tensors = Vec<(&'static str, Vec<usize>, Vec<f32>)>;
 fn write(path: &Path, tensors: &Tensors) {
     let bytes: Vec<Vec<u8>> = tensors
         .iter()
-        .map(|(_, _, values)| values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        .map(|(_, _, values)| {
+            values
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect()
+        })
         .collect();
     let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-        (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+        (
+            *name,
+            TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap(),
+        )
     });
     fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
 }
@@ -94,14 +103,21 @@ impl Pair {
         }
         fs::write(root.path().join("base/config.json"), "{}").unwrap();
         let base = vec![
-            ("model.layers.0.a.weight", vec![3, 2], vec![1., 2., 3., 4., 5., 6.]),
+            (
+                "model.layers.0.a.weight",
+                vec![3, 2],
+                vec![1., 2., 3., 4., 5., 6.],
+            ),
             ("model.layers.0.a.bias", vec![3], vec![0.; 3]),
             ("custom_text_proj.weight", vec![2, 2], vec![1., 0., 0., 1.]),
         ];
         write(&root.path().join("base/model.safetensors"), &base);
         let config = format!(r#"{{"base_model_name_or_path": "../base", "r": 1, {settings}}}"#);
         fs::write(root.path().join("adapter").join(CONFIG_FILE), config).unwrap();
-        write(&root.path().join("adapter/adapter_model.safetensors"), tensors);
+        write(
+            &root.path().join("adapter/adapter_model.safetensors"),
+            tensors,
+        );
         Self { root }
     }
 
@@ -121,7 +137,10 @@ const A: &str = "base_model.model.layers.0.a.lora_A.weight";
 const B: &str = "base_model.model.layers.0.a.lora_B.weight";
 
 fn rank_one() -> Tensors {
-    vec![(A, vec![1, 2], vec![1., 10.]), (B, vec![3, 1], vec![1., 2., 3.])]
+    vec![
+        (A, vec![1, 2], vec![1., 10.]),
+        (B, vec![3, 1], vec![1., 2., 3.]),
+    ]
 }
 
 #[test]
@@ -140,11 +159,17 @@ fn a_matrix_becomes_the_sum_and_whole_tensors_take_the_place_of_others() {
 
 #[test]
 fn a_base_that_keeps_its_matrices_turned_gets_the_change_turned() {
-    let tensors = vec![(A, vec![1, 3], vec![1., 2., 3.]), (B, vec![2, 1], vec![1., 10.])];
+    let tensors = vec![
+        (A, vec![1, 3], vec![1., 2., 3.]),
+        (B, vec![2, 1], vec![1., 10.]),
+    ];
     let pair = Pair::new(r#""lora_alpha": 2, "fan_in_fan_out": true"#, &tensors);
     assert_eq!(pair.load().unwrap()[0], [3., 22., 7., 44., 11., 66.]);
     let pair = Pair::new(r#""lora_alpha": 2, "fan_in_fan_out": false"#, &tensors);
-    assert!(matches!(pair.load(), Err(ModelError::ForeignAdapter { .. })));
+    assert!(matches!(
+        pair.load(),
+        Err(ModelError::ForeignAdapter { .. })
+    ));
 }
 
 #[test]
@@ -178,8 +203,16 @@ fn an_adapter_for_another_base_is_told_with_what_does_not_fit() {
     let tensors = vec![
         (A, vec![1, 4], vec![0.; 4]),
         (B, vec![3, 1], vec![0.; 3]),
-        ("base_model.model.layers.9.b.lora_A.weight", vec![1, 2], vec![0.; 2]),
-        ("base_model.model.layers.9.b.lora_B.weight", vec![2, 1], vec![0.; 2]),
+        (
+            "base_model.model.layers.9.b.lora_A.weight",
+            vec![1, 2],
+            vec![0.; 2],
+        ),
+        (
+            "base_model.model.layers.9.b.lora_B.weight",
+            vec![2, 1],
+            vec![0.; 2],
+        ),
     ];
     let pair = Pair::new(r#""lora_alpha": 1"#, &tensors);
     let error = pair.load().unwrap_err();
@@ -201,7 +234,10 @@ fn a_base_that_is_not_here_is_named() {
     let pair = Pair::new(r#""lora_alpha": 1"#, &rank_one());
     fs::remove_dir_all(pair.root.path().join("base")).unwrap();
     let error = pair.load().unwrap_err();
-    assert!(error.to_string().starts_with("no model `../base`"), "{error}");
+    assert!(
+        error.to_string().starts_with("no model `../base`"),
+        "{error}"
+    );
 }
 
 /// The tensors of a file, as f64.
@@ -235,7 +271,9 @@ fn the_reference_adapters_merge_as_plain_loops_do() {
             let old = module.replace("language_model.", "model.");
             let part = |part: &str| {
                 let name = |module: &str| format!("base_model.model.{module}.{part}");
-                adapter.get(&name(module)).or_else(|| adapter.get(&name(&old)))
+                adapter
+                    .get(&name(module))
+                    .or_else(|| adapter.get(&name(&old)))
             };
             if let (Some((_, down)), Some((up_shape, up))) =
                 (part("lora_A.weight"), part("lora_B.weight"))
@@ -257,7 +295,9 @@ fn the_reference_adapters_merge_as_plain_loops_do() {
                     }
                     if let Some((_, magnitude)) = part("lora_magnitude_vector") {
                         let length = values.iter().map(|value| value * value).sum::<f64>().sqrt();
-                        values.iter_mut().for_each(|value| *value *= magnitude[row] / length);
+                        values
+                            .iter_mut()
+                            .for_each(|value| *value *= magnitude[row] / length);
                     }
                 }
             }

@@ -79,7 +79,13 @@ impl KvCache {
     /// Forgets every sequence and gives the memory back.
     pub(crate) fn reset(&mut self) -> Result<()> {
         let (kv_heads, head_dim) = self.shape;
-        *self = Self::new(self.keys.len(), kv_heads, head_dim, self.dtype, &self.device)?;
+        *self = Self::new(
+            self.keys.len(),
+            kv_heads,
+            head_dim,
+            self.dtype,
+            &self.device,
+        )?;
         Ok(())
     }
 
@@ -103,7 +109,8 @@ impl KvCache {
     /// The rows are filled by [`KvCache::put`], layer by layer.
     pub(crate) fn grow(&mut self, coming: &[(usize, usize)]) -> Result<Vec<Range<usize>>> {
         let crowded = coming.iter().any(|(sequence, n)| {
-            self.run(*sequence).is_some_and(|run| run.n_tokens + n > run.room)
+            self.run(*sequence)
+                .is_some_and(|run| run.n_tokens + n > run.room)
         });
         if crowded {
             self.lay_out_anew(coming)?;
@@ -187,7 +194,10 @@ mod tests {
             let whole = std::iter::once(0..n).collect::<Vec<_>>();
             keys = Some(cache.put(layer, &new, &new, &whole, &rows).unwrap().0);
         }
-        let keys = keys.unwrap().narrow(0, rows[0].start, rows[0].len()).unwrap();
+        let keys = keys
+            .unwrap()
+            .narrow(0, rows[0].start, rows[0].len())
+            .unwrap();
         keys.flatten_all().unwrap().to_vec1().unwrap()
     }
 

@@ -34,7 +34,10 @@ pub(crate) struct QwenConfig {
     pub(crate) text: TextConfig,
     pub(crate) vision: VisionConfig,
     /// Stands in the prompt where an image's vectors go.
-    #[cfg_attr(not(test), allow(dead_code, reason = "encoders place images themselves"))]
+    #[cfg_attr(
+        not(test),
+        allow(dead_code, reason = "encoders place images themselves")
+    )]
     pub(crate) image_token_id: u32,
     /// Whether the output layer is the embedding table.
     pub(crate) tied: bool,
@@ -177,7 +180,9 @@ pub(crate) fn generation(config: &Value) -> Option<Generation> {
             None
         }
     };
-    is(model_type).or_else(|| is(architecture)).or_else(|| is(below))
+    is(model_type)
+        .or_else(|| is(architecture))
+        .or_else(|| is(below))
 }
 
 impl QwenConfig {
@@ -241,7 +246,10 @@ impl QwenConfig {
             ));
         }
         if image_token_id >= text.vocab_size {
-            let problem = format!("is {image_token_id}, but `vocab_size` is {}", text.vocab_size);
+            let problem = format!(
+                "is {image_token_id}, but `vocab_size` is {}",
+                text.vocab_size
+            );
             return Err(check.invalid("image_token_id", problem));
         }
         if vision.deepstack.len() > text.n_layers {
@@ -278,7 +286,10 @@ impl QwenConfig {
     /// How many numbers the network has, without a head or an output layer of its own.
     pub(crate) fn sizes(&self) -> Sizes {
         let text = &self.text;
-        let (wide, narrow) = (text.n_heads * text.head_dim, text.n_kv_heads * text.head_dim);
+        let (wide, narrow) = (
+            text.n_heads * text.head_dim,
+            text.n_kv_heads * text.head_dim,
+        );
         let matrices = text.hidden * (2 * wide + 2 * narrow + 3 * text.wide);
         let mut vectors = 2 * text.hidden;
         if text.qkv_bias {
@@ -399,11 +410,17 @@ impl Check<'_> {
         let rope = rope.cloned().unwrap_or_default();
         self.rope(&rope, "rope_parameters.rope_type")?;
         let section = rope.mrope_section.clone().unwrap_or_else(|| {
-            if newer { vec![24, 20, 20] } else { vec![16, 24, 24] }
+            if newer {
+                vec![24, 20, 20]
+            } else {
+                vec![16, 24, 24]
+            }
         });
         let mrope_section = <[usize; 3]>::try_from(section.as_slice()).ok();
         let fitting = mrope_section.filter(|section| {
-            let sum: usize = section.iter().fold(0, |sum, part| sum.saturating_add(*part));
+            let sum: usize = section
+                .iter()
+                .fold(0, |sum, part| sum.saturating_add(*part));
             // Interleaved pairs that a section claims beyond the last one do not exist.
             newer || sum == head_dim / 2
         });
@@ -430,7 +447,11 @@ impl Check<'_> {
             rope_theta: self.theta(theta.unwrap_or(fallback))?,
             mrope_section,
             interleaved: newer,
-            qkv_bias: if newer { raw.attention_bias.unwrap_or(false) } else { true },
+            qkv_bias: if newer {
+                raw.attention_bias.unwrap_or(false)
+            } else {
+                true
+            },
             output_bias: newer && raw.attention_bias.unwrap_or(false),
             qk_norm: newer,
         })
@@ -438,8 +459,16 @@ impl Check<'_> {
 
     fn vision(&self, raw: &RawVision, generation: Generation) -> Result<VisionConfig, ModelError> {
         let newer = generation == Generation::Qwen3;
-        let supported: &[&str] = if newer { &["gelu_pytorch_tanh"] } else { &["silu"] };
-        if let Some(other) = raw.hidden_act.as_deref().filter(|name| !supported.contains(name)) {
+        let supported: &[&str] = if newer {
+            &["gelu_pytorch_tanh"]
+        } else {
+            &["silu"]
+        };
+        if let Some(other) = raw
+            .hidden_act
+            .as_deref()
+            .filter(|name| !supported.contains(name))
+        {
             return Err(self.unsupported("vision_config.hidden_act", other, supported));
         }
         if let Some(other) = raw.in_channels.filter(|channels| *channels != 3) {
@@ -547,7 +576,12 @@ mod tests {
         let mut nested = flat.clone();
         let moved = ["hidden_size", "intermediate_size", "num_attention_heads"]
             .into_iter()
-            .chain(["num_hidden_layers", "num_key_value_heads", "rms_norm_eps", "vocab_size"]);
+            .chain([
+                "num_hidden_layers",
+                "num_key_value_heads",
+                "rms_norm_eps",
+                "vocab_size",
+            ]);
         let mut text = serde_json::Map::new();
         let top = nested.as_object_mut().unwrap();
         for key in moved {
@@ -575,16 +609,43 @@ mod tests {
             parse(&config).unwrap_err()
         };
         let cases = [
-            (with("", "hidden_act", json!("relu")), "`hidden_act` is `relu`"),
-            (with("", "use_sliding_window", json!(true)), "`use_sliding_window`"),
-            (with("", "num_key_value_heads", json!(3)), "`num_key_value_heads` is 3"),
+            (
+                with("", "hidden_act", json!("relu")),
+                "`hidden_act` is `relu`",
+            ),
+            (
+                with("", "use_sliding_window", json!(true)),
+                "`use_sliding_window`",
+            ),
+            (
+                with("", "num_key_value_heads", json!(3)),
+                "`num_key_value_heads` is 3",
+            ),
             (with("", "hidden_size", json!(0)), "`hidden_size` is 0"),
-            (with("", "vocab_size", json!(100)), "`image_token_id` is 572"),
-            (with("/rope_scaling", "type", json!("yarn")), "`rope_parameters.rope_type`"),
-            (with("/rope_scaling", "mrope_section", json!([9, 9, 9])), "`mrope_section`"),
-            (with("/vision_config", "num_heads", json!(7)), "`vision_config.hidden_size`"),
-            (with("/vision_config", "in_chans", json!(1)), "`vision_config.in_channels`"),
-            (with("/vision_config", "out_hidden_size", json!(63)), "`out_hidden_size`"),
+            (
+                with("", "vocab_size", json!(100)),
+                "`image_token_id` is 572",
+            ),
+            (
+                with("/rope_scaling", "type", json!("yarn")),
+                "`rope_parameters.rope_type`",
+            ),
+            (
+                with("/rope_scaling", "mrope_section", json!([9, 9, 9])),
+                "`mrope_section`",
+            ),
+            (
+                with("/vision_config", "num_heads", json!(7)),
+                "`vision_config.hidden_size`",
+            ),
+            (
+                with("/vision_config", "in_chans", json!(1)),
+                "`vision_config.in_channels`",
+            ),
+            (
+                with("/vision_config", "out_hidden_size", json!(63)),
+                "`out_hidden_size`",
+            ),
             (
                 with("/vision_config", "fullatt_block_indexes", json!([9])),
                 "`fullatt_block_indexes` names block 9 of 4",
@@ -597,6 +658,10 @@ mod tests {
         let mut other = flat();
         other["model_type"] = json!("mamba");
         other["architectures"] = json!(["Mamba"]);
-        assert!(parse(&other).unwrap_err().contains("`model_type` is `Mamba`"));
+        assert!(
+            parse(&other)
+                .unwrap_err()
+                .contains("`model_type` is `Mamba`")
+        );
     }
 }

@@ -112,7 +112,10 @@ impl Decoder {
     /// # Errors
     /// An id is beyond the vocabulary.
     pub(crate) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        if let Some(id) = ids.iter().find(|id| **id as usize >= self.config.vocab_size) {
+        if let Some(id) = ids
+            .iter()
+            .find(|id| **id as usize >= self.config.vocab_size)
+        {
             candle_core::bail!("token {id} is beyond the {} known", self.config.vocab_size)
         }
         let ids = Tensor::from_slice(ids, ids.len(), self.device())?;
@@ -162,7 +165,9 @@ impl Decoder {
         });
         let spans: Vec<Span> = spans.collect();
         let cache = &*cache;
-        self.run(pass, &spans, |layer, k, v| cache.put(layer, &k, &v, &new, &rows))
+        self.run(pass, &spans, |layer, k, v| {
+            cache.put(layer, &k, &v, &new, &rows)
+        })
     }
 
     /// Scores of every token of the vocabulary, f32: `[rows, hidden]` to `[rows, vocab]`.
@@ -213,7 +218,9 @@ impl Layer {
         let n = x.dim(0)?;
         let normed = ops::rms_norm(x, &self.norm1, config.norm_epsilon)?;
         let heads = |linear: &Linear, n_heads| {
-            linear.forward(&normed)?.reshape((n, n_heads, config.head_dim))
+            linear
+                .forward(&normed)?
+                .reshape((n, n_heads, config.head_dim))
         };
         let mut q = heads(&self.q, config.n_heads)?;
         let mut k = heads(&self.k, config.n_kv_heads)?;

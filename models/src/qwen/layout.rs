@@ -12,9 +12,8 @@ pub(crate) fn patch_places(grid: Grid) -> impl Iterator<Item = (usize, usize)> {
     let (rows, columns) = (grid.rows / merge, grid.cols / merge);
     (0..rows).flat_map(move |row| {
         (0..columns).flat_map(move |column| {
-            (0..merge * merge).map(move |inner| {
-                (row * merge + inner / merge, column * merge + inner % merge)
-            })
+            (0..merge * merge)
+                .map(move |inner| (row * merge + inner / merge, column * merge + inner % merge))
         })
     })
 }
@@ -193,7 +192,11 @@ fn frequencies(theta: f64, width: usize) -> Vec<f32> {
 /// first and last entries.
 pub(crate) fn between(n_cells: usize, side: usize) -> Vec<(usize, usize, f32)> {
     let last = (side - 1) as f32;
-    let step = if n_cells > 1 { last / (n_cells - 1) as f32 } else { 0.0 };
+    let step = if n_cells > 1 {
+        last / (n_cells - 1) as f32
+    } else {
+        0.0
+    };
     let cell = |cell: usize| {
         // Counted from the nearer end, as torch's `linspace` does.
         let at = if cell < n_cells / 2 || n_cells == 1 {
@@ -224,7 +227,16 @@ mod tests {
         let places: Vec<_> = patch_places(grid(2, 4)).collect();
         assert_eq!(
             places,
-            [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (0, 3), (1, 2), (1, 3)]
+            [
+                (0, 0),
+                (0, 1),
+                (1, 0),
+                (1, 1),
+                (0, 2),
+                (0, 3),
+                (1, 2),
+                (1, 3)
+            ]
         );
     }
 
@@ -242,7 +254,11 @@ mod tests {
 
     #[test]
     fn text_goes_on_after_the_longer_side_of_an_image() {
-        let stretches = [Stretch::Text(2), Stretch::Image(grid(4, 6)), Stretch::Text(1)];
+        let stretches = [
+            Stretch::Text(2),
+            Stretch::Image(grid(4, 6)),
+            Stretch::Text(1),
+        ];
         let positions = Positions::of(&stretches);
         let expected = [
             [0, 0, 0],

@@ -166,7 +166,10 @@ impl Qwen {
         };
         Ok(LaidOut {
             hidden: table.index_select(&places, 0)?,
-            positions: prompts.iter().flat_map(|prompt| prompt.positions().of_tokens).collect(),
+            positions: prompts
+                .iter()
+                .flat_map(|prompt| prompt.positions().of_tokens)
+                .collect(),
             n_tokens: prompts.iter().map(Prompt::n_tokens).collect(),
             deepstack,
             image_tokens,

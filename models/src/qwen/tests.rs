@@ -31,9 +31,9 @@ fn load(folder: &std::path::Path) -> Speaker {
 fn prompt(ids: &[i64], image_token_id: u32, grids: &[Grid]) -> Prompt {
     let mut prompt = Prompt::default();
     let mut grids = grids.iter();
-    for run in ids.chunk_by(|a, b| {
-        (*a == i64::from(image_token_id)) == (*b == i64::from(image_token_id))
-    }) {
+    for run in
+        ids.chunk_by(|a, b| (*a == i64::from(image_token_id)) == (*b == i64::from(image_token_id)))
+    {
         prompt = if run[0] == i64::from(image_token_id) {
             prompt.image(*grids.next().unwrap())
         } else {
@@ -72,16 +72,26 @@ fn check(name: &str) {
             let (_, theirs) = expected.integers(&format!("{case}.mrope_position_ids"));
             for (axis, theirs) in theirs.chunks_exact(ids.len()).enumerate() {
                 let ours = positions.of_tokens.iter().map(|at| i64::from(at[axis]));
-                assert!(ours.eq(theirs.iter().copied()), "{name} {case}: axis {axis}");
+                assert!(
+                    ours.eq(theirs.iter().copied()),
+                    "{name} {case}: axis {axis}"
+                );
             }
         }
         let laid_out = speaker.network.lay_out(&[prompt], &images).unwrap();
         let decoder = &speaker.network.decoder;
         let mut cache = decoder.cache().unwrap();
         let sequence = cache.join();
-        let hidden = decoder.forward_cached(laid_out.pass(), &mut cache, &[sequence]).unwrap();
+        let hidden = decoder
+            .forward_cached(laid_out.pass(), &mut cache, &[sequence])
+            .unwrap();
         let whole = decoder.forward(laid_out.pass()).unwrap();
-        let apart = (&whole - &hidden).unwrap().abs().unwrap().max_all().unwrap();
+        let apart = (&whole - &hidden)
+            .unwrap()
+            .abs()
+            .unwrap()
+            .max_all()
+            .unwrap();
         assert!(apart.to_scalar::<f32>().unwrap() < 1e-5);
 
         let last = hidden.narrow(0, ids.len() - 4, 4).unwrap();
@@ -102,7 +112,9 @@ fn check(name: &str) {
                 deepstack: &[],
                 image_tokens: None,
             };
-            let hidden = decoder.forward_cached(pass, &mut cache, &[sequence]).unwrap();
+            let hidden = decoder
+                .forward_cached(pass, &mut cache, &[sequence])
+                .unwrap();
             let ours = numbers(&decoder.logits(&hidden).unwrap());
             let worst = difference(&ours, steps[step + 1]);
             assert!(worst < 1e-4, "{name} {case} step {step}: {worst:e}");
@@ -124,16 +136,19 @@ fn images(
     }
     let (_, theirs) = pixels.floats(&format!("{case}.pixel_values"));
     let files = std::fs::read_dir(folder.join("png")).unwrap().flatten();
-    let all: Vec<Patches> =
-        files.map(|file| patches(&speaker.processor, &file.path())).collect();
+    let all: Vec<Patches> = files
+        .map(|file| patches(&speaker.processor, &file.path()))
+        .collect();
     let mut rest = theirs;
     grids
         .iter()
         .map(|grid| {
-            let fits = |page: &&Patches| {
-                page.grid == *grid && rest.starts_with(&page.pixel_values())
-            };
-            let page = all.iter().find(fits).expect("a picture with these pixel values");
+            let fits =
+                |page: &&Patches| page.grid == *grid && rest.starts_with(&page.pixel_values());
+            let page = all
+                .iter()
+                .find(fits)
+                .expect("a picture with these pixel values");
             rest = &rest[page.pixel_values().len()..];
             page.clone()
         })
@@ -141,7 +156,13 @@ fn images(
 }
 
 fn numbers(tensor: &Tensor) -> Vec<f32> {
-    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    tensor
+        .to_dtype(DType::F32)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 #[test]

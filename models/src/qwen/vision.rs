@@ -72,7 +72,9 @@ pub(crate) fn pack(
     };
     let (mean, std) = first.mean_and_std();
     let channel = |values: [f32; 3]| Tensor::new(&values, device)?.reshape((1, 3, 1));
-    let pixels = pixels.broadcast_sub(&channel(mean)?)?.broadcast_div(&channel(std)?)?;
+    let pixels = pixels
+        .broadcast_sub(&channel(mean)?)?
+        .broadcast_div(&channel(std)?)?;
     pixels.reshape((n, width))?.to_dtype(dtype)
 }
 
@@ -114,7 +116,9 @@ pub(crate) fn load_patches(config: &VisionConfig, bias: bool, loader: &Loader<'_
     let shape = [config.hidden, 3, config.n_frames, patch, patch];
     let weight = loader.tensor("visual.patch_embed.proj.weight", &shape);
     // A tensor that the loader has complained about is a scalar.
-    let folded = weight.sum(2).and_then(|sum| sum.flatten_from(1)?.contiguous());
+    let folded = weight
+        .sum(2)
+        .and_then(|sum| sum.flatten_from(1)?.contiguous());
     let bias = bias.then(|| loader.tensor("visual.patch_embed.proj.bias", &[config.hidden]));
     Linear::dense(folded.unwrap_or(weight), bias)
 }

@@ -80,7 +80,9 @@ impl Tower for Vision2_5 {
         let config = &self.config;
         let square = config.merge * config.merge;
         let window = config.window();
-        let windows = grids.iter().flat_map(|grid| layout::windows(*grid, window).1);
+        let windows = grids
+            .iter()
+            .flat_map(|grid| layout::windows(*grid, window).1);
         let windows = vision::spans(windows.map(|n_tokens| n_tokens * square));
         let images = vision::spans(grids.iter().map(Grid::n_patches));
         let rotation = Rotation::new(config, grids, |grid| self.order(grid), pixels.device())?;
@@ -96,7 +98,10 @@ impl Tower for Vision2_5 {
         let x = self.merger.wide.forward(&x)?;
         let x = ops::activate(x, None, Activation::Gelu)?;
         let x = self.merger.narrow.forward(&x)?; // [tokens, out_hidden], window by window
-        Ok((vision::restore(&x, grids, |grid| self.order(grid))?, Vec::new()))
+        Ok((
+            vision::restore(&x, grids, |grid| self.order(grid))?,
+            Vec::new(),
+        ))
     }
 }
 

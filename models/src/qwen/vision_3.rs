@@ -124,7 +124,10 @@ impl Vision3 {
             let places = Tensor::from_vec(places, n, device)?;
             let weights = Tensor::from_vec(weights, (n, 1), device)?;
             let weights = weights.to_dtype(self.positions.dtype())?;
-            let part = self.positions.index_select(&places, 0)?.broadcast_mul(&weights)?;
+            let part = self
+                .positions
+                .index_select(&places, 0)?
+                .broadcast_mul(&weights)?;
             sum = Some(match sum {
                 Some(sum) => (sum + part)?,
                 None => part,
@@ -178,9 +181,8 @@ impl Merger {
     fn load(name: &str, norm_after: bool, config: &VisionConfig, loader: &Loader<'_>) -> Self {
         let square = config.hidden * config.merge * config.merge;
         let width = if norm_after { square } else { config.hidden };
-        let linear = |part: &str, n_out| {
-            loader.linear(&format!("{name}.{part}"), square, n_out, true)
-        };
+        let linear =
+            |part: &str, n_out| loader.linear(&format!("{name}.{part}"), square, n_out, true);
         Self {
             norm: LayerNorm::load(&format!("{name}.norm"), width, loader),
             norm_after,
@@ -196,7 +198,9 @@ impl Merger {
         let x = if self.norm_after {
             self.norm.forward(&x.reshape(((), square))?)?
         } else {
-            self.norm.forward(&x.reshape(((), hidden))?)?.reshape(((), square))?
+            self.norm
+                .forward(&x.reshape(((), hidden))?)?
+                .reshape(((), square))?
         };
         let x = ops::activate(self.wide.forward(&x)?, None, Activation::Gelu)?;
         self.narrow.forward(&x)

@@ -8,7 +8,9 @@ use crate::testing::{PICTURE_MODEL, TINY_MODEL, VISUAL_MODEL, page_of, with_tiny
 /// A page of stripes, so that no two sizes look alike.
 fn page(width_px: u32, height_px: u32, number: u32) -> Item {
     let n = width_px * height_px * 3;
-    let pixels = (0..n).map(|at| (at * 7 + at / 300 * 31 + number * 40) as u8).collect();
+    let pixels = (0..n)
+        .map(|at| (at * 7 + at / 300 * 31 + number * 40) as u8)
+        .collect();
     page_of(pixels, width_px, height_px).with_page(number)
 }
 
@@ -62,7 +64,12 @@ fn neither_company_nor_order_changes_a_page() {
     let root = tempfile::tempdir().unwrap();
     let resources = with_tiny_model(root.path());
     let sizes = [(90, 60), (40, 200), (200, 40), (64, 64)];
-    let pages = || sizes.iter().zip([1, 2, 3, 4]).map(|((w, h), number)| page(*w, *h, number));
+    let pages = || {
+        sizes
+            .iter()
+            .zip([1, 2, 3, 4])
+            .map(|((w, h), number)| page(*w, *h, number))
+    };
     let mut stage = stage(VISUAL_MODEL, Output::Vectors, &resources);
     let mut embed = |items: Vec<Item>| run_stage(&mut stage, items).sent;
     let together = embed(pages().collect());
@@ -89,7 +96,10 @@ fn patches_that_were_prepared_before_give_the_same() {
     let mut embed = stage(VISUAL_MODEL, Output::Vectors, &resources);
     let n_tokens = {
         run_stage(&mut embed, []);
-        (embed.n_tokens(&prepared[0]), embed.n_tokens(&page(90, 60, 1)))
+        (
+            embed.n_tokens(&prepared[0]),
+            embed.n_tokens(&page(90, 60, 1)),
+        )
     };
     assert_eq!(n_tokens.0, n_tokens.1);
     let ours = run_stage(&mut embed, prepared).sent;
@@ -109,7 +119,10 @@ fn patches_of_another_model_are_refused_unless_the_pixels_are_there() {
         };
         let mut prepare = PrepareImage::new(&config, &resources).unwrap();
         let prepared = run_stage(&mut prepare, [page(90, 60, 1)]).sent;
-        run_stage(&mut stage(VISUAL_MODEL, Output::Vectors, &resources), prepared)
+        run_stage(
+            &mut stage(VISUAL_MODEL, Output::Vectors, &resources),
+            prepared,
+        )
     });
     let [without, with] = keep_image;
     assert_eq!(
@@ -124,7 +137,12 @@ fn a_picture_that_no_model_can_take_costs_itself_alone() {
     let root = tempfile::tempdir().unwrap();
     let resources = with_tiny_model(root.path());
     let no_image = Item::of_text("a.pdf", "").with_page(4);
-    let items = [page(90, 60, 1), page(3000, 5, 2), page_of(vec![0; 5], 3, 3), no_image];
+    let items = [
+        page(90, 60, 1),
+        page(3000, 5, 2),
+        page_of(vec![0; 5], 3, 3),
+        no_image,
+    ];
     let mut stage = stage(VISUAL_MODEL, Output::Vectors, &resources);
     let out = run_stage(&mut stage, items);
     assert_eq!(out.sent.len(), 1);
@@ -149,25 +167,43 @@ fn settings_that_do_not_fit_the_model_are_refused_by_name() {
     let root = tempfile::tempdir().unwrap();
     let resources = with_tiny_model(root.path());
     let refused = |config: EmbedImageConfig| {
-        EmbedImage::new(&config, &resources).err().unwrap().to_string()
+        EmbedImage::new(&config, &resources)
+            .err()
+            .unwrap()
+            .to_string()
     };
     let config = || EmbedImageConfig::new(VISUAL_MODEL);
     let cases = [
         (
-            EmbedImageConfig { output: Output::Vector, ..config() },
+            EmbedImageConfig {
+                output: Output::Vector,
+                ..config()
+            },
             "`output` is `vector`, but the model makes one vector for each token",
         ),
-        (EmbedImageConfig::new(TINY_MODEL), "`model` names a model that reads no pictures"),
         (
-            EmbedImageConfig { dtype: Some("f8".into()), ..config() },
+            EmbedImageConfig::new(TINY_MODEL),
+            "`model` names a model that reads no pictures",
+        ),
+        (
+            EmbedImageConfig {
+                dtype: Some("f8".into()),
+                ..config()
+            },
             "`dtype` names no type: `f8`",
         ),
         (
-            EmbedImageConfig { quantize: Some("q2".into()), ..config() },
+            EmbedImageConfig {
+                quantize: Some("q2".into()),
+                ..config()
+            },
             "`quantize` names no quantization: `q2`",
         ),
         (
-            EmbedImageConfig { max_visual_tokens: Some(0), ..config() },
+            EmbedImageConfig {
+                max_visual_tokens: Some(0),
+                ..config()
+            },
             "`max_visual_tokens` must be at least 1",
         ),
     ];
