@@ -84,7 +84,7 @@ fn page() -> Vec<u8> {
     for (y, row) in pixels.chunks_exact_mut(WIDTH_PX as usize * 3).enumerate() {
         if y % 22 < 12 {
             for (x, pixel) in row.chunks_exact_mut(3).enumerate() {
-                let is_ink = (x * 2_654_435_761 + y / 3 * 40_503) >> 7 & 3 == 0;
+                let is_ink = ((x * 2_654_435_761 + y / 3 * 40_503) >> 7) % 4 == 0;
                 if is_ink && (100..1140).contains(&x) {
                     pixel.fill((x * y % 90) as u8);
                 }

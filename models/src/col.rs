@@ -53,6 +53,7 @@ pub(crate) struct ColEncoder {
 }
 
 /// How to load one, beyond its weights.
+#[allow(clippy::struct_field_names, reason = "they are limits")]
 pub(crate) struct ColOptions {
     pub(crate) max_visual_tokens: Option<usize>,
     pub(crate) max_tokens: Option<usize>,

@@ -63,7 +63,6 @@ impl EncoderOptions {
             dtype: self.dtype.unwrap_or(usual),
             quantize: self.quantize,
             quantize_vision: self.quantize_vision,
-            ..LoaderOptions::default()
         }
     }
 
@@ -168,7 +167,7 @@ pub struct Encoder {
 }
 
 enum Network {
-    Sentence(TextEncoder),
+    Sentence(Box<TextEncoder>),
     LateInteraction(Box<ColEncoder>),
     Dual(Box<DualEncoder>),
 }
@@ -191,14 +190,14 @@ impl Encoder {
     /// crate does not compute, or the device is not available.
     pub fn load(folder: &Path, options: &EncoderOptions) -> Result<Self, ModelError> {
         let network = match EncoderKind::of(folder)? {
-            EncoderKind::Sentence => Network::Sentence(TextEncoder::load(
+            EncoderKind::Sentence => Network::Sentence(Box::new(TextEncoder::load(
                 folder,
                 &LoadOptions {
                     device: options.device,
                     max_tokens: options.max_tokens,
                     ..LoadOptions::default()
                 },
-            )?),
+            )?)),
             EncoderKind::LateInteraction => {
                 let own = ColOptions {
                     max_visual_tokens: options.max_visual_tokens,

@@ -243,7 +243,7 @@ mod tests {
         let ours = Linear::dense(weight.clone(), None)
             .forward(&turned)
             .unwrap();
-        assert_eq!(largest_difference(&ours, &whole), 0.0);
+        assert!(largest_difference(&ours, &whole) <= 0.0);
         for dtype in [DType::F16, DType::BF16] {
             let weight = weight.to_dtype(dtype).unwrap();
             let bias = Tensor::zeros(4, dtype, &Device::Cpu).unwrap();

@@ -1,7 +1,7 @@
 //! Low-rank adapters, merged into the weights they change as those are loaded.
 //!
 //! LoRA (Hu et al., 2021) adds `alpha / r * B A` to a matrix, its rank-stabilized form divides
-//! by the root of `r`; DoRA (Liu et al., 2024) then gives each row a length of its own. Files
+//! by the root of `r`; `DoRA` (Liu et al., 2024) then gives each row a length of its own. Files
 //! and settings are those of Hugging Face's PEFT.
 
 use std::cell::RefCell;
@@ -29,6 +29,7 @@ const PREFIX: &str = "base_model.model.";
 
 /// The fields of `adapter_config.json` that change what is computed.
 #[derive(Debug, Clone, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "the file's own switches")]
 pub(crate) struct AdapterConfig {
     pub(crate) base_model_name_or_path: String,
     /// The base's.

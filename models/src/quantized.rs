@@ -188,6 +188,7 @@ impl QuantizedMatrix {
     }
 
     /// Memory of the weights.
+    #[cfg(test)]
     pub(crate) fn n_bytes(&self) -> usize {
         match &self.form {
             Form::Eights(packed) => packed.n_bytes(),

@@ -57,14 +57,14 @@ fn what_is_not_computed_is_refused_by_name() {
     let refused = |field: &str, value: &str| {
         let text =
             format!(r#"{{"base_model_name_or_path": "b", "lora_alpha": 8, "{field}": {value}}}"#);
-        std::fs::write(folder.path().join(CONFIG_FILE), text).unwrap();
+        fs::write(folder.path().join(CONFIG_FILE), text).unwrap();
         AdapterConfig::read(folder.path()).unwrap_err().to_string()
     };
     assert!(refused("peft_type", "\"IA3\"").starts_with("`peft_type` is `IA3`"));
     assert!(refused("lora_bias", "true").starts_with("`lora_bias` is `true`"));
     assert!(refused("alora_invocation_tokens", "[5]").starts_with("`alora_invocation_tokens`"));
     assert!(refused("target_parameters", "[1]").starts_with("`target_parameters`"));
-    std::fs::remove_file(folder.path().join(CONFIG_FILE)).unwrap();
+    fs::remove_file(folder.path().join(CONFIG_FILE)).unwrap();
     assert!(AdapterConfig::read(folder.path()).unwrap().is_none());
 }
 
@@ -295,9 +295,9 @@ fn the_reference_adapters_merge_as_plain_loops_do() {
                     }
                     if let Some((_, magnitude)) = part("lora_magnitude_vector") {
                         let length = values.iter().map(|value| value * value).sum::<f64>().sqrt();
-                        values
-                            .iter_mut()
-                            .for_each(|value| *value *= magnitude[row] / length);
+                        for value in values.iter_mut() {
+                            *value *= magnitude[row] / length;
+                        }
                     }
                 }
             }

@@ -7,6 +7,7 @@
     reason = "a call would leave the vector instructions behind"
 )]
 
+#[allow(clippy::wildcard_imports, reason = "sixty instructions")]
 use std::arch::x86_64::*;
 
 use super::tiles::BLOCK;

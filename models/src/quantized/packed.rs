@@ -100,6 +100,7 @@ impl<T: Tile + Product> Packed<T> {
         self.n_in.div_ceil(BLOCK).div_ceil(T::N_BLOCKS)
     }
 
+    #[cfg(test)]
     pub(super) fn n_bytes(&self) -> usize {
         size_of_val(self.tiles.as_slice())
     }
@@ -118,7 +119,9 @@ impl<T: Tile + Product> Packed<T> {
         };
         let tasks = self.tasks(n_rows);
         if n_rows * self.n_in * self.n_out < N_SERIAL_PRODUCTS {
-            tasks.iter().for_each(|task| work.run(task));
+            for task in &tasks {
+                work.run(task);
+            }
         } else {
             tasks.par_iter().for_each(|task| work.run(task));
         }

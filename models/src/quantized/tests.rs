@@ -168,7 +168,7 @@ fn zeros_nothing_and_the_ends_of_the_range_are_fine() {
         let matrix = QuantizedMatrix::new(format, &random(33, 40), &Device::Cpu).unwrap();
         let zeros = Tensor::zeros((3, 40), DType::F32, &Device::Cpu).unwrap();
         let out = matrix.forward(&zeros, None).unwrap().abs().unwrap();
-        assert_eq!(out.max_all().unwrap().to_scalar::<f32>().unwrap(), 0.0);
+        assert!(out.max_all().unwrap().to_scalar::<f32>().unwrap() <= 0.0);
         let nothing = zeros.narrow(0, 0, 0).unwrap();
         assert_eq!(matrix.forward(&nothing, None).unwrap().dims(), [0, 33]);
         for size in [1e-44_f64, 1e-38, 1e-30, 1e30] {

@@ -47,6 +47,10 @@ pub(crate) struct QwenConfig {
 
 /// The language model.
 #[derive(Debug, Clone)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "ways in which the generations differ"
+)]
 pub(crate) struct TextConfig {
     pub(crate) vocab_size: usize,
     pub(crate) hidden: usize,
@@ -349,7 +353,7 @@ impl Check<'_> {
     fn unsupported(
         &self,
         field: &str,
-        found: impl ToString,
+        found: &dyn std::fmt::Display,
         supported: &'static [&'static str],
     ) -> ModelError {
         ModelError::Unsupported {
@@ -371,7 +375,7 @@ impl Check<'_> {
     fn rope(&self, rope: &RawRope, field: &'static str) -> Result<(), ModelError> {
         match rope.rope_type.as_deref() {
             None | Some("default" | "mrope" | "axial") => Ok(()),
-            Some(other) => Err(self.unsupported(field, other, &["default", "mrope"])),
+            Some(other) => Err(self.unsupported(field, &other, &["default", "mrope"])),
         }
     }
 
@@ -385,10 +389,10 @@ impl Check<'_> {
     fn text(&self, raw: &RawText, generation: Generation) -> Result<TextConfig, ModelError> {
         let newer = generation == Generation::Qwen3;
         if let Some(other) = raw.hidden_act.as_deref().filter(|name| *name != "silu") {
-            return Err(self.unsupported("hidden_act", other, &["silu"]));
+            return Err(self.unsupported("hidden_act", &other, &["silu"]));
         }
         if raw.use_sliding_window == Some(true) {
-            return Err(self.unsupported("use_sliding_window", true, &["false"]));
+            return Err(self.unsupported("use_sliding_window", &true, &["false"]));
         }
         let hidden = self.size("hidden_size", raw.hidden_size, MAX_WIDTH)?;
         let n_heads = self.size("num_attention_heads", raw.num_attention_heads, MAX_WIDTH)?;
@@ -469,10 +473,10 @@ impl Check<'_> {
             .as_deref()
             .filter(|name| !supported.contains(name))
         {
-            return Err(self.unsupported("vision_config.hidden_act", other, supported));
+            return Err(self.unsupported("vision_config.hidden_act", &other, supported));
         }
         if let Some(other) = raw.in_channels.filter(|channels| *channels != 3) {
-            return Err(self.unsupported("vision_config.in_channels", other, &["3"]));
+            return Err(self.unsupported("vision_config.in_channels", &other, &["3"]));
         }
         let rope = raw.rope_parameters.clone().unwrap_or_default();
         self.rope(&rope, "vision_config.rope_parameters.rope_type")?;

@@ -2,6 +2,10 @@
 //!
 //! Sequences lie end to end, without padding. A pass may be the only one, as for embeddings, or
 //! one of many that share a [`KvCache`], as for generation.
+#![allow(
+    clippy::many_single_char_names,
+    reason = "q, k, v and x are the field's own names"
+)]
 
 use std::ops::Range;
 

@@ -136,13 +136,19 @@ impl Angles {
         theta: f64,
         head_dim: usize,
         n: usize,
-        places: impl Iterator<Item = (usize, usize)> + Clone,
+        places: &[(usize, usize)],
     ) -> Self {
         let half = head_dim / 4;
         let table = Self::table(theta, head_dim / 2, n);
         let pick = |table: &[f32]| -> Vec<f32> {
             let both = |(row, column)| [row, column].map(|at| &table[at * half..(at + 1) * half]);
-            places.clone().flat_map(both).flatten().copied().collect()
+            places
+                .iter()
+                .copied()
+                .flat_map(both)
+                .flatten()
+                .copied()
+                .collect()
         };
         Self {
             cosines: pick(&table.cosines),

@@ -151,12 +151,7 @@ impl Rotation {
         let longest = grids.iter().map(|grid| grid.rows.max(grid.cols)).max();
         let head_dim = config.head_dim();
         let n = places.len();
-        let angles = Angles::of_patches(
-            config.rope_theta,
-            head_dim,
-            longest.unwrap_or(0),
-            places.iter().copied(),
-        );
+        let angles = Angles::of_patches(config.rope_theta, head_dim, longest.unwrap_or(0), &places);
         Ok(Self {
             cosines: Tensor::from_vec(angles.cosines, (n, head_dim / 2), device)?,
             sines: Tensor::from_vec(angles.sines, (n, head_dim / 2), device)?,
