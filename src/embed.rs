@@ -187,6 +187,7 @@ fn bar(n: usize) -> ProgressBar {
     bar
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
 fn failed(error: ModelError) -> Hinted {
     Hinted::failed(error.to_string(), error.hint())
 }

@@ -182,8 +182,8 @@ fn heated(page: &RgbImage, (rows, cols): (usize, usize), map: &[f32]) -> RgbImag
         let strength = 0.75 * value * value;
         let heat = [255.0, 210.0 * (1.0 - value) + 40.0, 20.0];
         for (channel, heat) in pixel.0.iter_mut().zip(heat) {
-            let pale = 0.7 * f32::from(*channel) + 0.3 * 255.0;
-            *channel = (pale * (1.0 - strength) + heat * strength) as u8;
+            let faded = 0.7 * f32::from(*channel) + 0.3 * 255.0;
+            *channel = (faded * (1.0 - strength) + heat * strength) as u8;
         }
     }
     heated

@@ -55,6 +55,7 @@ pub(crate) fn run(args: &ModelsArgs) -> anyhow::Result<u8> {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
 fn failed(error: ModelError) -> Hinted {
     Hinted::failed(error.to_string(), error.hint())
 }

@@ -81,7 +81,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<u8> {
             )
         })?;
         let page = runtime.block_on(searcher.page(best)).map_err(failed)?;
-        explain(path, &args.query, &searcher, page.unwrap_or_default())?;
+        explain(path, &args.query, &searcher, &page.unwrap_or_default())?;
     }
     let mut stdout = std::io::stdout().lock();
     if args.json {
@@ -119,7 +119,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<u8> {
 }
 
 /// Draws why a page was found.
-fn explain(path: &Path, query: &str, searcher: &Searcher, page: PageDetail) -> Result<(), Hinted> {
+fn explain(path: &Path, query: &str, searcher: &Searcher, page: &PageDetail) -> Result<(), Hinted> {
     let embedded = searcher.embed(query);
     let embedded = embedded.map_err(|error| Hinted::failed(error.to_string(), error.hint()))?;
     let Some(EmbeddedQuestion {
@@ -136,7 +136,7 @@ fn explain(path: &Path, query: &str, searcher: &Searcher, page: PageDetail) -> R
         vectors: &vectors,
         words,
     };
-    crate::explain::write(path, &asked, &page)
+    crate::explain::write(path, &asked, page)
 }
 
 fn name_of(mode: SearchMode) -> &'static str {

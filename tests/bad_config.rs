@@ -24,6 +24,7 @@ fn message_of(name: &str, text: &str, overrides: &[String]) -> Option<String> {
         ModelPlaces {
             pagemill_cache: nowhere.clone(),
             hugging_face: nowhere.join("hub"),
+            hub: pagemill::models::Hub::default(),
         },
     );
     let built = ConfigFile::parse(path, text, overrides, &pagemill::registry(), &nothing)

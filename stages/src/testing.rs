@@ -45,6 +45,7 @@ pub(crate) fn with_tiny_model(root: &Path) -> Resources {
     let places = ModelPlaces {
         pagemill_cache: root.join("pagemill"),
         hugging_face: root.join("hub"),
+        hub: pagemill_models::Hub::default(),
     };
     let folder = places.own_folder(TINY_MODEL);
     fs::create_dir_all(&folder).unwrap();

@@ -43,11 +43,12 @@ pub(super) enum Level {
 }
 
 impl Level {
+    /// From the best down.
+    pub(super) const ALL: [Self; 3] = [Self::Avx512, Self::AvxVnni, Self::Avx2];
+
     /// The best of this processor, if any serves.
     pub(super) fn detect() -> Option<Self> {
-        [Self::Avx512, Self::AvxVnni, Self::Avx2]
-            .into_iter()
-            .find(|level| level.is_there())
+        Self::ALL.into_iter().find(|level| level.is_there())
     }
 
     /// Whether the processor has all the instructions that the level is compiled with.

@@ -19,8 +19,14 @@ pub(super) type Patch = [[f32; COLUMNS]; MAX_ROWS];
 pub(super) enum Level {}
 
 impl Level {
+    pub(super) const ALL: [Self; 0] = [];
+
     pub(super) fn detect() -> Option<Self> {
-        None
+        Self::ALL.into_iter().find(|level| level.is_there())
+    }
+
+    pub(super) fn is_there(self) -> bool {
+        match self {}
     }
 
     pub(super) fn n_rows(self) -> usize {

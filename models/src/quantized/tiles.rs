@@ -78,7 +78,8 @@ impl Tile for Tile4 {
 }
 
 impl Tile8 {
-    /// Quantizes one output's block, as ggml does: the largest magnitude becomes 127.
+    /// Quantizes one output's block, as ggml does, but for halves, which go to even: the
+    /// largest magnitude becomes 127.
     pub(super) fn put(&mut self, column: usize, weights: &[f32; BLOCK]) {
         let largest = largest_magnitude(weights);
         let scale = largest / 127.0;

@@ -1,7 +1,7 @@
 //! The vector index over the column `vectors`: its settings, and when it is made.
 //!
 //! The index takes every vector of every page for itself (inverted lists, with a few bits
-//! a number: IVF and RaBitQ), so it finds pages for one token of a question at a time. A
+//! a number: IVF and `RaBitQ`), so it finds pages for one token of a question at a time. A
 //! search takes from it which pages are worth scoring, and scores those exactly.
 
 use std::fmt;

@@ -1,3 +1,4 @@
+#![allow(clippy::float_cmp, reason = "exact by construction")]
 use half::f16;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -31,7 +32,9 @@ fn rows(n: usize, dim: usize, seed: u64) -> Vec<f32> {
     let mut rows: Vec<f32> = (0..n * dim).map(|_| next()).collect();
     for row in rows.chunks_exact_mut(dim) {
         let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-6);
-        row.iter_mut().for_each(|x| *x /= norm);
+        for x in row {
+            *x /= norm;
+        }
     }
     rows
 }

@@ -21,7 +21,9 @@ fn directions(n: usize, seed: usize) -> Vec<f32> {
     let mut values: Vec<f32> = (0..n * DIM).map(|_| next()).collect();
     for row in values.chunks_exact_mut(DIM) {
         let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
-        row.iter_mut().for_each(|x| *x /= norm);
+        for x in row {
+            *x /= norm;
+        }
     }
     values
 }
