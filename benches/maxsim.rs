@@ -181,7 +181,7 @@ fn store(folder: &Folder, uri: &str, index: &str) -> f64 {
         n_pages() / PAGES_PER_DOCUMENT,
     );
     let (elapsed, report) = kinds::run(&toml, &registry);
-    assert_eq!(report.totals.items_dead, 0);
+    assert_eq!(report.totals.dead_letters, 0);
     elapsed.as_secs_f64()
 }
 
@@ -282,7 +282,7 @@ async fn flat(path: &str, question: &MultiVector) -> (f64, usize) {
     scan.project(&["document", "page"]).expect("columns");
     let scan = scan.nearest("vectors", &list, TOP).expect("a question");
     let scan = scan
-        .distance_metric(lance::linalg::distance::MetricType::Cosine)
+        .distance_metric(lancedb::DistanceType::Cosine.into())
         .use_index(false);
     let batch = scan.try_into_batch().await.expect("searched");
     (since.elapsed().as_secs_f64(), batch.num_rows())
