@@ -115,7 +115,7 @@ fn page(n: u32) -> Vec<f32> {
 /// A question about what the `n`-th page says.
 fn question(n: u32) -> MultiVector {
     let page = page(n);
-    let mut random = Random(u64::from(n) << 20 | 11);
+    let mut random = Random(u64::from(n) << 20 | 0xb);
     let mut token = || {
         let said = random.below(VECTORS_PER_PAGE) * DIM;
         let said: &[f32; DIM] = page[said..].first_chunk().expect("a whole vector");
