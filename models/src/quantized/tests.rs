@@ -95,6 +95,25 @@ fn every_level_multiplies_rounded_rows_with_rounded_weights() {
     }
 }
 
+/// Random weights meet a half once in some thousands: here each block is made of them.
+#[test]
+fn halves_of_weights_are_rounded_as_candle_rounds_them() {
+    let value = |i: usize| match i % 32 {
+        0 => 127.0,
+        i => (i as f32 - 16.0) + 0.5,
+    };
+    let weights = Tensor::from_iter((0..64 * 32).map(value), &Device::Cpu).unwrap();
+    let weights = weights.reshape((32, 64)).unwrap();
+    let x = random(13, 64);
+    let exact = dequantized(Quantization::Q8_0, &weights);
+    let exact = product(&rounded(&x), &exact, &[0.0; 32]);
+    for level in levels() {
+        let matrix = QuantizedMatrix::packed(Quantization::Q8_0, &weights, level).unwrap();
+        let error = relative_error(&matrix.forward(&x, None).unwrap(), &exact);
+        assert!(error < 1e-5, "{level:?}: {error:e}");
+    }
+}
+
 #[test]
 fn products_are_close_to_those_of_f32() {
     let (x, weights) = (random(20, 1408), random(96, 1408));

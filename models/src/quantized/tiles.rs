@@ -78,8 +78,8 @@ impl Tile for Tile4 {
 }
 
 impl Tile8 {
-    /// Quantizes one output's block, as ggml does, but for halves, which go to even: the
-    /// largest magnitude becomes 127.
+    /// Quantizes one output's block to the bit as ggml does: the largest magnitude
+    /// becomes 127.
     pub(super) fn put(&mut self, column: usize, weights: &[f32; BLOCK]) {
         let largest = largest_magnitude(weights);
         let scale = largest / 127.0;
@@ -138,8 +138,12 @@ fn largest_magnitude(values: &[f32; BLOCK]) -> f32 {
     f32::from_bits(largest)
 }
 
-/// The nearest whole number, ties to even, of a value within ±2^22: adding 1.5 * 2^23
-/// leaves it in the low bits.
+/// The nearest whole number, halves away from zero, of a value within ±2^22. Adding 1.5 *
+/// 2^23 leaves the nearest in the low bits, of two the even one; what a half lost there
+/// comes back.
 fn round(value: f32) -> i32 {
-    ((value + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32)
+    let sum = value + MAGIC;
+    let lost = value - (sum - MAGIC);
+    let even = (sum.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
+    even + i32::from(lost == 0.5 && value > 0.0) - i32::from(lost == -0.5 && value < 0.0)
 }
