@@ -164,6 +164,14 @@ impl Settings {
             Self::Sink(_) => BatchPolicy::of_items(256, 0),
         }
     }
+
+    /// On how many threads the kind works where the file does not say.
+    pub(crate) fn workers(&self) -> usize {
+        match self {
+            Self::Stage(config) => config.workers(),
+            Self::Source(_) | Self::Sink(_) => 1,
+        }
+    }
 }
 
 pub(crate) trait AnySource: Send + Sync {
@@ -192,6 +200,7 @@ pub(crate) trait AnyStage: Send + Sync {
     fn as_any(&self) -> &dyn std::any::Any;
     fn fields(&self) -> Fields;
     fn batch(&self) -> BatchPolicy;
+    fn workers(&self) -> usize;
     fn revision(&self, resources: &Resources) -> String;
     fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError>;
 }
@@ -205,6 +214,9 @@ impl<C: StageConfig> AnyStage for C {
     }
     fn batch(&self) -> BatchPolicy {
         StageConfig::batch(self)
+    }
+    fn workers(&self) -> usize {
+        StageConfig::workers(self)
     }
     fn revision(&self, resources: &Resources) -> String {
         StageConfig::revision(self, resources)

@@ -348,6 +348,12 @@ pub trait StageConfig: DeserializeOwned + Send + Sync + 'static {
         BatchPolicy::default()
     }
 
+    /// On how many threads the kind works where the file does not say: one, unless
+    /// its workers mostly wait, as for a model that they share or for a server.
+    fn workers(&self) -> usize {
+        1
+    }
+
     /// What else the rows depend on than the settings, such as the weights of a
     /// model: a part of the fingerprint.
     fn revision(&self, _resources: &Resources) -> String {

@@ -291,6 +291,9 @@ impl AnyStage for StageFn {
     fn batch(&self) -> BatchPolicy {
         self.batch
     }
+    fn workers(&self) -> usize {
+        1
+    }
     fn revision(&self, _: &Resources) -> String {
         String::new() // The version is a part of the settings' text.
     }

@@ -26,7 +26,7 @@ pub struct NodeBuilder {
     when: Option<String>,
     otherwise: Option<String>,
     on_error: Option<OnError>,
-    workers: usize,
+    workers: Option<usize>,
     batch: Option<BatchPolicy>,
     edge: EdgeLimits,
 }
@@ -66,7 +66,7 @@ impl NodeBuilder {
             when: None,
             otherwise: None,
             on_error: None,
-            workers: 1,
+            workers: None,
             batch: None,
             edge: EdgeLimits::default(),
         }
@@ -116,7 +116,7 @@ impl NodeBuilder {
 
     /// Works on so many threads, each with a stage of its own.
     pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = workers;
+        self.workers = Some(workers);
         self
     }
 
@@ -200,7 +200,8 @@ impl NodeBuilder {
         if let Some(on_error) = self.on_error {
             errors::check(role, on_error, span.clone(), diagnostics);
         }
-        check_workers(role, self.workers, span.clone(), diagnostics);
+        let workers = self.workers.unwrap_or_else(|| content.settings.workers());
+        check_workers(role, workers, span.clone(), diagnostics);
         let batch = self.batch.unwrap_or_else(|| content.settings.batch());
         check_batch(batch, span.clone(), diagnostics);
         check_edge(self.edge, span.clone(), diagnostics);
@@ -211,7 +212,7 @@ impl NodeBuilder {
             inputs,
             flow,
             on_error: self.on_error.unwrap_or_default(),
-            workers: self.workers,
+            workers,
             batch,
             edge: self.edge,
             settings: content.settings,

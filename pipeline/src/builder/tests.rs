@@ -197,7 +197,7 @@ hint: name it in the `input` of another node, or remove `files`
 error: `workers` must be between 1 and 256
 --> stage `shout` of pipeline `p`
  |
-hint: as many as the machine has cores is the most that helps
+hint: leave it out for what suits the kind
 
 error: there is no node `flies`
 --> stage `shout` of pipeline `p`

@@ -73,7 +73,8 @@ pub(super) fn read(
     flow.is_join = is_join;
     flow.check(role, &inputs, diagnostics);
     let on_error = errors::read(role, &mut table, diagnostics);
-    let workers = read_workers(role, take(&mut table, "workers"), diagnostics);
+    let workers = take(&mut table, "workers");
+    let workers = workers.and_then(|value| read_workers(role, value, diagnostics));
     let batch = take(&mut table, "batch");
     let batch_span = batch.as_ref().map(Spanned::span);
     let batch = batch.map(|value| typed::<BatchSettings>(value, diagnostics).unwrap_or_default());
@@ -90,6 +91,7 @@ pub(super) fn read(
         return Err(inputs);
     };
     let batch = merge(settings.batch(), &batch.unwrap_or_default());
+    let workers = workers.unwrap_or_else(|| settings.workers());
     let batch_span = batch_span.unwrap_or_else(|| name.span());
     check_batch(batch, batch_span, diagnostics);
     if diagnostics.len() > n_before {
@@ -273,16 +275,13 @@ pub(crate) fn add_input(input: Input, inputs: &mut Vec<Input>, diagnostics: &mut
 
 fn read_workers(
     role: Role,
-    value: Option<Spanned<DeValue<'_>>>,
+    value: Spanned<DeValue<'_>>,
     diagnostics: &mut Vec<Diagnostic>,
-) -> usize {
-    let Some(value) = value else { return 1 };
+) -> Option<usize> {
     let span = value.span();
-    let Some(workers) = typed::<usize>(value, diagnostics) else {
-        return 1;
-    };
+    let workers = typed::<usize>(value, diagnostics)?;
     check_workers(role, workers, span, diagnostics);
-    workers
+    Some(workers)
 }
 
 /// Reports too many workers, or too few.
@@ -294,7 +293,7 @@ pub(crate) fn check_workers(
 ) {
     if !(1..=MAX_WORKERS).contains(&workers) {
         let message = format!("`workers` must be between 1 and {MAX_WORKERS}");
-        let hint = "as many as the machine has cores is the most that helps";
+        let hint = "leave it out for what suits the kind";
         diagnostics.push(Diagnostic::new(span, message).hint(hint));
     } else if role != Role::Stage && workers != 1 {
         let message = format!("a {} has one worker", role.table());
