@@ -172,6 +172,13 @@ impl Fields {
         Self::default().adds(fields)
     }
 
+    /// Reads these besides.
+    #[must_use]
+    pub fn also_reads(mut self, fields: impl IntoIterator<Item = Field>) -> Self {
+        self.reads.extend(fields);
+        self
+    }
+
     /// Reads these where they are present.
     #[must_use]
     pub fn uses(mut self, fields: impl IntoIterator<Item = Field>) -> Self {

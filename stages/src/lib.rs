@@ -5,7 +5,8 @@
 //! [`Resize`] and [`Thumbnail`] work on their pixels; [`ChunkText`] splits
 //! their text, and [`EmbedText`] turns it into vectors; [`PrepareImage`] lays pixels out
 //! for a visual encoder, and [`EmbedImage`] runs it; [`PoolVectors`] makes the
-//! vectors of a page fewer, and [`Binarize`] makes bits of them.
+//! vectors of a page fewer, and [`Binarize`] makes bits of them. What writes about pages is in
+//! [`generate`].
 //!
 //! ```
 //! use pagemill_pipeline::Registry;
@@ -49,6 +50,9 @@ mod prepare_image;
 
 mod embed_image;
 
+// From pixels and prompts to text.
+pub mod generate;
+
 // Fewer vectors, and smaller ones.
 mod vectors;
 
@@ -60,6 +64,8 @@ mod binarize;
 mod testing;
 
 use pagemill_pipeline::Registry;
+
+use generate::{CaptionConfig, ClassifyConfig, ExtractConfig, GenerateConfig, TranscribeConfig};
 
 pub use binarize::{Binarize, BinarizeConfig};
 pub use chunk_text::{ChunkText, ChunkTextConfig};
@@ -92,6 +98,11 @@ pub fn register(registry: Registry) -> Registry {
         .stage::<EmbedImageConfig>()
         .stage::<PoolVectorsConfig>()
         .stage::<BinarizeConfig>()
+        .stage::<GenerateConfig>()
+        .stage::<TranscribeConfig>()
+        .stage::<CaptionConfig>()
+        .stage::<ClassifyConfig>()
+        .stage::<ExtractConfig>()
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pagemill_models::{
-    Embedding, Encoder, EncoderKind, EncoderOptions, ImageProcessor, ModelCard, ModelError,
+    Embedding, Encoder, EncoderKind, EncoderOptions, Generator, ImageProcessor, ModelCard, ModelError,
     ModelPlaces, Numbers, resolve,
 };
 use pagemill_pipeline::{
@@ -205,6 +205,22 @@ pub(crate) fn find(name: &str, resources: &Resources) -> Result<(PathBuf, ModelC
 /// None that makes vectors.
 pub(crate) fn kind(folder: &Path) -> Result<EncoderKind, FieldError> {
     EncoderKind::of(folder).map_err(|error| refused(&error))
+}
+
+/// Whether the model in a folder generates text.
+///
+/// # Errors
+/// It does not, or its configuration cannot be read.
+pub(crate) fn check_speaks(folder: &Path, name: &str) -> Result<(), FieldError> {
+    match Generator::is_generator(folder) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(FieldError::new(
+            "model",
+            format_args!("names a model that does not generate text: `{name}`"),
+            "use a model such as `Qwen/Qwen2.5-VL-3B-Instruct`",
+        )),
+        Err(error) => Err(refused(&error)),
+    }
 }
 
 /// What lays pictures out for the model in a folder.

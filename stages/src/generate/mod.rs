@@ -1,0 +1,39 @@
+//! The stages that write: `generate`, `transcribe`, `caption`, `classify` and `extract`.
+//!
+//! Each asks a model about each item and waits; the model is one of this process, on a thread
+//! of its own that runs the questions of all stages in one batch ([`host`]), or one behind a
+//! server ([`remote`]). A stage has as many workers as there may be questions at once.
+
+mod ask;
+
+mod caption;
+
+mod classify;
+
+mod extract;
+
+mod free;
+
+mod host;
+
+mod prompt;
+
+mod remote;
+
+mod schema;
+
+mod settings;
+
+mod task;
+
+mod transcribe;
+
+pub use caption::{Caption, CaptionConfig};
+pub use classify::{Classify, ClassifyConfig};
+pub use extract::{Extract, ExtractConfig};
+pub use free::{Generate, GenerateConfig};
+pub use remote::{RemoteModel, Secret};
+pub use settings::ModelSetting;
+pub use transcribe::{Transcribe, TranscribeConfig};
+
+pub(crate) use remote::Remote;

@@ -1,0 +1,449 @@
+//! A model behind a server that speaks `OpenAI`'s protocol: vLLM, llama.cpp, Ollama and others.
+
+use std::fmt;
+use std::io::Cursor;
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::{ExtendedColorType, ImageEncoder};
+use pagemill_pipeline::{FieldError, Image, ItemError, StageError};
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+
+use super::ask::{Answer, Ask, Finish, Outcome, Picture, Said, Wanted};
+
+/// How long a stage waits before it looks whether the run was cancelled.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// The longest wait between two attempts, whatever a server asks for.
+const MAX_WAIT: Duration = Duration::from_secs(300);
+
+/// The most that is read of an answer.
+const MAX_ANSWER_BYTES: u64 = 64 << 20;
+
+/// The most that a hint may have: a server does not say how much its model reads.
+const MAX_HINT_BYTES: usize = 16 << 10;
+
+/// A text that never reaches logs, reports or dead letters.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Two servers with two keys are two servers.
+        write!(f, "secret {}", blake3_of(&self.0))
+    }
+}
+
+/// Tells secrets apart without telling them.
+fn blake3_of(text: &str) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    format!("{:04x}", hasher.finish() as u16)
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+/// Settings of `model = { url = "...", name = "..." }`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoteModel {
+    /// Where the protocol begins, such as `http://127.0.0.1:8000/v1`.
+    pub url: String,
+    /// The model's name there.
+    pub name: String,
+    /// What the server knows its users by, such as `"${OPENAI_API_KEY}"`.
+    #[serde(default)]
+    pub key: Option<Secret>,
+    /// Requests at once.
+    #[serde(default = "usual_concurrency")]
+    pub concurrency: usize,
+    /// Time for one answer, in seconds.
+    #[serde(default = "usual_timeout")]
+    pub timeout_s: u64,
+    /// How often a request is made that gets no answer, with longer and longer waits.
+    #[serde(default = "usual_attempts")]
+    pub attempts: usize,
+}
+
+fn usual_concurrency() -> usize {
+    8
+}
+
+fn usual_timeout() -> u64 {
+    300
+}
+
+fn usual_attempts() -> usize {
+    6
+}
+
+impl RemoteModel {
+    /// The model `name` of the server at `url`, with the usual limits.
+    pub fn new(url: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            name: name.into(),
+            key: None,
+            concurrency: usual_concurrency(),
+            timeout_s: usual_timeout(),
+            attempts: usual_attempts(),
+        }
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// One that cannot be used.
+    pub(crate) fn check(&self) -> Result<(), FieldError> {
+        let wrong = |problem: &str, hint: &str| Err(FieldError::new("model", problem, hint));
+        if !self.url.starts_with("http://") && !self.url.starts_with("https://") {
+            return wrong(
+                "needs a `url` that begins with `http://` or `https://`",
+                "for example `url = \"http://127.0.0.1:8000/v1\"`",
+            );
+        }
+        if self.concurrency == 0 || self.timeout_s == 0 || self.attempts == 0 {
+            return wrong(
+                "must have at least 1 as `concurrency`, `timeout_s` and `attempts`",
+                "leave them out for 8, 300 and 6",
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A server, with the requests that are under way.
+pub(crate) struct Remote {
+    settings: RemoteModel,
+    agent: ureq::Agent,
+    /// A request puts something in, and takes it out when it ends.
+    under_way: (Sender<()>, Receiver<()>),
+}
+
+/// Why a request got no answer.
+enum Refused {
+    /// Another attempt may; the server may have said when.
+    ForNow { why: String, wait: Option<Duration> },
+    /// This request never will.
+    Request(String),
+    /// No request will.
+    All(String),
+}
+
+impl Remote {
+    pub(crate) fn new(settings: &RemoteModel) -> Self {
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(Duration::from_secs(10).min(Duration::from_secs(settings.timeout_s))))
+            .timeout_global(Some(Duration::from_secs(settings.timeout_s)))
+            .build();
+        Self {
+            settings: settings.clone(),
+            agent: agent.into(),
+            under_way: bounded(settings.concurrency.max(1)),
+        }
+    }
+
+    /// What the model says.
+    ///
+    /// # Errors
+    /// The server wants another key, or knows no such model; or the run stops.
+    pub(super) fn answer(
+        &self,
+        action: &'static str,
+        ask: &Ask,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<Outcome, StageError> {
+        let (request, note) = match chat_request(&self.settings.name, ask) {
+            Ok(request) => request,
+            Err(reason) => return Ok(Outcome::Failed(ItemError::new(action, reason))),
+        };
+        let read = |reply: &Json| read_answer(reply, &ask.wanted);
+        match self.call("chat/completions", &request, &read, is_cancelled)? {
+            Ok(Answer::Text(said)) => Ok(Outcome::Answer(Answer::Text(Said { note, ..said }))),
+            Ok(answer) => Ok(Outcome::Answer(answer)),
+            Err(why) => Ok(Outcome::Failed(self.failed(action, &why))),
+        }
+    }
+
+    /// One vector for each text.
+    ///
+    /// # Errors
+    /// As [`Remote::answer`]; the inner one is for these texts.
+    pub(crate) fn embed(
+        &self,
+        texts: &[&str],
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<Result<Vec<Vec<f32>>, ItemError>, StageError> {
+        let request = json!({ "model": self.settings.name, "input": texts, "encoding_format": "float" });
+        let read = |reply: &Json| read_vectors(reply, texts.len());
+        let vectors = self.call("embeddings", &request, &read, is_cancelled)?;
+        Ok(vectors.map_err(|why| self.failed("embed", &why)))
+    }
+
+    fn failed(&self, action: &'static str, why: &str) -> ItemError {
+        ItemError::new(action, format_args!("{} {why}", self.settings.url)).hint(
+            "see whether the server runs; `pagemill dead-letters retry` tries again",
+        )
+    }
+
+    /// Makes a request until it is answered. Inside, why it never was.
+    fn call<T>(
+        &self,
+        path: &str,
+        request: &Json,
+        read: &dyn Fn(&Json) -> Result<T, String>,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<Result<T, String>, StageError> {
+        let waits = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(500))
+            .with_max_delay(Duration::from_secs(60))
+            .with_max_times(self.settings.attempts - 1)
+            .with_jitter();
+        let mut waits = waits.build();
+        loop {
+            let (why, asked_wait) = match self.try_once(path, request, read, is_cancelled)? {
+                Ok(answer) => return Ok(Ok(answer)),
+                Err(Refused::Request(why)) => return Ok(Err(why)),
+                Err(Refused::All(why)) => {
+                    return Err(StageError::fatal(
+                        format_args!("{} {why}", self.settings.url),
+                        "check `url`, `name` and `key` of `model`",
+                    ));
+                }
+                Err(Refused::ForNow { why, wait }) => (why, wait),
+            };
+            let Some(wait) = waits.next() else {
+                let n = self.settings.attempts;
+                return Ok(Err(format!("{why}, {n} times")));
+            };
+            let wait = asked_wait.unwrap_or(wait).min(MAX_WAIT);
+            tracing::warn!("{} {why}; trying again in {wait:.1?}", self.settings.url);
+            let until = Instant::now() + wait;
+            while Instant::now() < until {
+                if is_cancelled() {
+                    return Err(StageError::Cancelled);
+                }
+                std::thread::sleep(PATIENCE.min(until.saturating_duration_since(Instant::now())));
+            }
+        }
+    }
+
+    fn try_once<T>(
+        &self,
+        path: &str,
+        request: &Json,
+        read: &dyn Fn(&Json) -> Result<T, String>,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<Result<T, Refused>, StageError> {
+        loop {
+            match self.under_way.0.send_timeout((), PATIENCE) {
+                Ok(()) => break,
+                Err(SendTimeoutError::Timeout(())) if !is_cancelled() => {}
+                Err(_) => return Err(StageError::Cancelled),
+            }
+        }
+        let answer = self.request(path, request);
+        let _ = self.under_way.1.try_recv(); // What was put in above, or another's.
+        Ok(answer.and_then(|reply| {
+            read(&reply).map_err(|why| Refused::ForNow { why, wait: None })
+        }))
+    }
+
+    fn request(&self, path: &str, request: &Json) -> Result<Json, Refused> {
+        let for_now = |why: String| Refused::ForNow { why, wait: None };
+        let url = format!("{}/{path}", self.settings.url.trim_end_matches('/'));
+        let mut call = self.agent.post(&url).content_type("application/json");
+        if let Some(Secret(key)) = &self.settings.key {
+            call = call.header("authorization", format!("Bearer {key}"));
+        }
+        let mut reply = call.send(request.to_string()).map_err(|error| match error {
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
+                Refused::All(format!("cannot be called: {error}"))
+            }
+            error => for_now(format!("gave no answer ({error})")),
+        })?;
+        let status = reply.status().as_u16();
+        let wait = reply.headers().get("retry-after");
+        let wait = wait.and_then(|wait| wait.to_str().ok()?.trim().parse::<f64>().ok());
+        let wait = wait.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        let body = reply.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_vec();
+        if !(200..300).contains(&status) {
+            let said = body.map(|body| what_it_says(&body)).unwrap_or_default();
+            let why = format!("answered {status}{said}");
+            return Err(match status {
+                408 | 409 | 425 | 429 | 500.. => Refused::ForNow { why, wait },
+                401 | 403 | 404 | 405 => Refused::All(why),
+                _ => Refused::Request(why),
+            });
+        }
+        let body = body.map_err(|error| for_now(format!("broke off its answer ({error})")))?;
+        serde_json::from_slice(&body).map_err(|_| for_now("answered what is not JSON".into()))
+    }
+}
+
+/// What a server says of an error, shortened.
+fn what_it_says(body: &[u8]) -> String {
+    let json: Option<Json> = serde_json::from_slice(body).ok();
+    let message = json.as_ref().and_then(|json| {
+        let error = json.get("error").unwrap_or(json);
+        error.get("message").or(Some(error))?.as_str()
+    });
+    let text = message.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
+    let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if text.is_empty() {
+        return String::new();
+    }
+    let cut = text.floor_char_boundary(300);
+    format!(": {}", &text[..cut])
+}
+
+/// The request, and what is to be said of it.
+fn chat_request(model: &str, ask: &Ask) -> Result<(Json, Option<String>), String> {
+    let mut text = ask.prompt.clone();
+    let mut note = None;
+    if let Some(hint) = ask.hint.as_deref().filter(|hint| !hint.is_empty()) {
+        let end = hint.floor_char_boundary(MAX_HINT_BYTES);
+        if end < hint.len() {
+            note = Some(format!("the words were cut from {} to {end} bytes", hint.len()));
+        }
+        text = format!("{text}\n\n{}", &hint[..end]);
+    }
+    let mut content = Vec::with_capacity(2);
+    match &ask.picture {
+        Some(Picture::Pixels(image)) => {
+            let url = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png(image)?));
+            content.push(json!({ "type": "image_url", "image_url": { "url": url } }));
+        }
+        Some(Picture::Patches(_)) => return Err("a server takes no patches".into()),
+        None => {}
+    }
+    content.push(json!({ "type": "text", "text": text }));
+    let mut messages = Vec::with_capacity(2);
+    if let Some(system) = &ask.system {
+        messages.push(json!({ "role": "system", "content": system }));
+    }
+    messages.push(json!({ "role": "user", "content": content }));
+    let mut request = json!({ "model": model, "messages": messages, "stream": false });
+    match &ask.wanted {
+        Wanted::Text {
+            sampling,
+            limits,
+            grammar,
+        } => {
+            request["max_tokens"] = json!(limits.max_new_tokens);
+            request["temperature"] = json!(sampling.temperature);
+            if sampling.temperature > 0.0 {
+                request["top_p"] = json!(sampling.top_p);
+                request["seed"] = json!(sampling.seed);
+            }
+            if !limits.stop.is_empty() {
+                request["stop"] = json!(limits.stop);
+            }
+            if let Some(grammar) = grammar {
+                request["response_format"] = response_format(&grammar.schema);
+            }
+        }
+        Wanted::Scores(labels) => {
+            request["max_tokens"] = json!(64);
+            request["temperature"] = json!(0);
+            request["logprobs"] = json!(true);
+            let schema = json!({ "type": "string", "enum": &labels[..] });
+            request["response_format"] = response_format(&schema);
+        }
+    }
+    Ok((request, note))
+}
+
+fn response_format(schema: &Json) -> Json {
+    json!({
+        "type": "json_schema",
+        "json_schema": { "name": "answer", "schema": schema, "strict": true },
+    })
+}
+
+fn png(image: &Image) -> Result<Vec<u8>, String> {
+    let mut bytes = Cursor::new(Vec::new());
+    let encoder =
+        PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Adaptive);
+    encoder
+        .write_image(&image.pixels, image.width_px, image.height_px, ExtendedColorType::Rgb8)
+        .map_err(|error| format!("its picture cannot be sent: {error}"))?;
+    Ok(bytes.into_inner())
+}
+
+/// What a chat completion says.
+///
+/// # Errors
+/// It is none.
+fn read_answer(reply: &Json, wanted: &Wanted) -> Result<Answer, String> {
+    let choice = reply.pointer("/choices/0").ok_or("answered without a choice")?;
+    let text = choice.pointer("/message/content").and_then(Json::as_str);
+    let text = text.ok_or("answered without text")?;
+    let finish = match choice.get("finish_reason").and_then(Json::as_str) {
+        Some("length") => Finish::Length,
+        Some(_) => Finish::Stop,
+        None => return Err("broke off its answer".into()),
+    };
+    match wanted {
+        Wanted::Text { grammar, .. } => {
+            if let (Some(grammar), Finish::Stop) = (grammar, finish) {
+                let accepted = grammar.constraint.accepts(text.trim());
+                accepted.map_err(|why| format!("answered what is not asked for: {why}"))?;
+            }
+            Ok(Answer::Text(Said {
+                text: text.to_owned(),
+                finish,
+                note: None,
+            }))
+        }
+        Wanted::Scores(labels) => {
+            let said = serde_json::from_str::<String>(text.trim());
+            let said = said.unwrap_or_else(|_| text.trim().to_owned());
+            let chosen = labels.iter().position(|label| *label == said);
+            let chosen = chosen.ok_or("answered with none of the labels")?;
+            let tokens = choice.pointer("/logprobs/content").and_then(Json::as_array);
+            let sum: Option<f64> = tokens.map(|tokens| {
+                let of_token = |token: &Json| token.get("logprob").and_then(Json::as_f64);
+                tokens.iter().filter_map(of_token).sum()
+            });
+            // The others' likelihoods are not told; together they have the rest.
+            let p = sum.map_or(1.0, |sum| sum.min(0.0).exp());
+            let rest = (1.0 - p) / labels.len().saturating_sub(1).max(1) as f64;
+            let score = |i| if i == chosen { p.max(rest) } else { rest };
+            Ok(Answer::Scores((0..labels.len()).map(|i| f64::ln(score(i))).collect()))
+        }
+    }
+}
+
+/// The vectors of an embeddings answer, in the order of the texts.
+fn read_vectors(reply: &Json, n: usize) -> Result<Vec<Vec<f32>>, String> {
+    let data = reply.get("data").and_then(Json::as_array);
+    let data = data.ok_or("answered without vectors")?;
+    let mut vectors = vec![Vec::new(); n];
+    for (place, entry) in data.iter().enumerate() {
+        let index = entry.get("index").and_then(Json::as_u64).unwrap_or(place as u64) as usize;
+        let numbers = entry.get("embedding").and_then(Json::as_array);
+        let numbers = numbers.ok_or("answered a vector that is none")?;
+        let number = |number: &Json| number.as_f64().map(|x| x as f32).filter(|x| x.is_finite());
+        let vector: Option<Vec<f32>> = numbers.iter().map(number).collect();
+        let vector = vector.ok_or("answered a vector that is not finite")?;
+        *vectors.get_mut(index).ok_or("answered more vectors than texts")? = vector;
+    }
+    let dim = vectors.first().map_or(0, Vec::len);
+    if vectors.iter().any(|vector| vector.is_empty() || vector.len() != dim) {
+        return Err("answered fewer vectors than texts, or of several lengths".into());
+    }
+    Ok(vectors)
+}
