@@ -12,6 +12,7 @@ use crate::loader::{Loader, LoaderOptions, canonical_qwen_name};
 use crate::open::open_model;
 use crate::preprocess::{Family, Grid, ImageProcessor, Patches, ProcessorOptions};
 use crate::qwen::config::QwenConfig;
+use crate::qwen::decoder::Output;
 use crate::qwen::{Prompt, Qwen};
 use crate::vocabulary::Vocabulary;
 
@@ -78,7 +79,7 @@ impl ColEncoder {
             .or_else(|| loader.shape(&format!("{HEAD}.weight"))?.first().copied())
             .unwrap_or(128);
         let bias = loader.contains(&format!("{HEAD}.bias"));
-        let network = Qwen::load(&config, false, &loader);
+        let network = Qwen::load(&config, Output::Absent, &loader);
         let head = loader.linear(HEAD, config.text.hidden, dim, bias);
         loader.finish()?;
         let [before, after] = PAGE_PROMPT;

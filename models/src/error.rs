@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use std::io;
 use std::path::PathBuf;
 
+use crate::generate::GenerateProblem;
 use crate::hub::{FetchProblem, names};
 use crate::preprocess::ImageProblem;
 
@@ -233,6 +234,10 @@ pub enum ModelError {
         what: &'static str,
     },
 
+    /// A request cannot be answered.
+    #[error("cannot generate: {0}")]
+    Generate(#[from] GenerateProblem),
+
     /// The network gave NaN or an infinity for one text. The other rows are sound.
     #[error("the model gave a vector that is not finite for text {row}")]
     NotFinite {
@@ -342,6 +347,7 @@ impl ModelError {
                 "if the device ran out of memory, lower the batch's tokens; otherwise report this"
                     .into()
             }
+            Self::Generate(problem) => problem.hint(),
             Self::NotRead { what } => format!("use a model that reads {what}"),
             Self::NotFinite { .. } => {
                 "set the text aside; if every text fails, the weights are damaged".into()

@@ -90,6 +90,9 @@ mod col;
 
 mod encoder;
 
+// From pixels and text to text.
+mod generate;
+
 #[cfg(test)]
 mod reference;
 
@@ -102,6 +105,10 @@ pub use device::Device;
 pub use embedding::{Embedding, Numbers, PatchPlaces, Precision};
 pub use encoder::{Encoder, EncoderKind, EncoderOptions};
 pub use error::{Cause, ModelError, ShapeMismatch};
+pub use generate::{
+    Constraint, Event, FinishReason, GenerateProblem, GenerateRequest, Generated, Generator,
+    GeneratorOptions, Limits, Message, Part, RequestId, Sampling,
+};
 pub use hub::{FetchProblem, FetchProgress, Hub, fetch, resolve_or_fetch};
 pub use loader::{Dtype, Quantization};
 pub use preprocess::{

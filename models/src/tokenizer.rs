@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rayon::prelude::*;
-use tokenizers::{PostProcessor, Tokenizer, TruncationDirection};
+use tokenizers::{DecoderWrapper, PostProcessor, Tokenizer, TruncationDirection};
 
 use crate::error::ModelError;
 
@@ -97,6 +97,30 @@ impl TextTokenizer {
             .into_values()
             .max()
             .map_or(0, |id| id as usize + 1)
+    }
+
+    /// Whether tokens are bytes in the letters of GPT-2.
+    pub(crate) fn is_byte_level(&self) -> bool {
+        match self.inner.tokenizer.get_decoder() {
+            Some(DecoderWrapper::ByteLevel(_)) => true,
+            Some(DecoderWrapper::Sequence(parts)) => parts
+                .get_decoders()
+                .iter()
+                .any(|part| matches!(part, DecoderWrapper::ByteLevel(_))),
+            _ => false,
+        }
+    }
+
+    /// Every token: its id, its name in the vocabulary, and of a token added to it whether it
+    /// is a special one.
+    pub(crate) fn tokens(&self) -> Vec<(u32, String, Option<bool>)> {
+        let added = self.inner.tokenizer.get_added_tokens_decoder();
+        let vocabulary = self.inner.tokenizer.get_vocab(true).into_iter();
+        let token = |(name, id): (String, u32)| {
+            let special = added.get(&id).map(|token| token.special);
+            (id, name, special)
+        };
+        vocabulary.map(token).collect()
     }
 
     /// The length of the whole text in tokens, uncut, for splitting text into chunks.

@@ -1,5 +1,6 @@
 //! The vocabulary of a generative model: text to ids and back, special tokens included.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
@@ -17,6 +18,32 @@ const PAD_TOKEN: &str = "<|endoftext|>";
 pub(crate) struct Vocabulary {
     tokenizer: TextTokenizer,
     pad_token: String,
+}
+
+/// What one token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Piece {
+    /// Bytes, which need not be whole characters.
+    Text(Vec<u8>),
+    /// A mark such as the end of a turn.
+    Special(String),
+    /// Networks have more ids than vocabularies, to fill their matrices up.
+    Nothing,
+}
+
+/// The letters that stand for bytes in byte-level vocabularies: printable ones for themselves,
+/// the others in order from U+0100 on.
+fn byte_letters() -> HashMap<char, u8> {
+    let mut next = 0x100;
+    let letter = |byte: u8| match byte {
+        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => (char::from(byte), byte),
+        _ => {
+            let letter = char::from_u32(next).unwrap_or(char::REPLACEMENT_CHARACTER);
+            next += 1;
+            (letter, byte)
+        }
+    };
+    (0..=255).map(letter).collect()
 }
 
 #[derive(Deserialize, Default)]
@@ -59,6 +86,35 @@ impl Vocabulary {
     /// The token that pads, as text.
     pub(crate) fn pad_token(&self) -> &str {
         &self.pad_token
+    }
+
+    /// Tokens of a text.
+    pub(crate) fn count(&self, text: &str) -> usize {
+        self.tokenizer.count(text)
+    }
+
+    /// What each id stands for, up to `vocab_size`; `None` if the vocabulary is not of bytes.
+    pub(crate) fn pieces(&self, vocab_size: usize) -> Option<Vec<Piece>> {
+        if !self.tokenizer.is_byte_level() {
+            return None;
+        }
+        let bytes = byte_letters();
+        let mut pieces = vec![Piece::Nothing; vocab_size];
+        for (id, name, added) in self.tokenizer.tokens() {
+            let Some(piece) = pieces.get_mut(id as usize) else {
+                continue;
+            };
+            *piece = match added {
+                Some(true) => Piece::Special(name),
+                Some(false) => Piece::Text(name.into_bytes()),
+                None => {
+                    let letters: Option<Vec<u8>> =
+                        name.chars().map(|letter| bytes.get(&letter).copied()).collect();
+                    letters.map_or(Piece::Nothing, Piece::Text)
+                }
+            };
+        }
+        Some(pieces)
     }
 
     /// The ids of a text; special tokens in it are recognized.

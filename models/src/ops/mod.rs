@@ -21,12 +21,16 @@ mod attention;
 
 mod tile;
 
+mod decode;
+
 mod by_row;
 
 mod rows;
 
 #[cfg(test)]
 mod tests;
+
+pub(crate) use decode::{Kept, attend_kept};
 
 /// Rows `queries` of q attend to rows `keys` of k and v.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,182 +1,122 @@
 //! Keys and values of the tokens that a decoder has seen.
-#![cfg_attr(
-    not(test),
-    allow(dead_code, reason = "encoders read a text once; generation comes back")
-)]
 
-use std::ops::Range;
+use candle_core::{DType, Device, Result, Tensor, bail};
 
-use candle_core::{DType, Device, Result, Tensor};
-
-/// A sequence's share gets room for at least so many tokens.
-const MIN_ROOM: usize = 64;
-
-/// The cache of several sequences: for each layer one tensor of keys and one of values, in
-/// which every sequence has a run of rows. It grows as they do, and can be emptied.
-pub(crate) struct KvCache {
-    /// For each layer `[rows, kv_heads, head_dim]`.
-    keys: Vec<Tensor>,
-    values: Vec<Tensor>,
-    shape: (usize, usize),
-    dtype: DType,
-    device: Device,
-    n_rows: usize,
-    /// By the sequence's number; `None` once it has left.
-    runs: Vec<Option<Run>>,
+/// What one token's keys and values are, in all layers.
+#[derive(Debug, Clone)]
+pub(crate) struct CacheShape {
+    pub(crate) n_layers: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    pub(crate) dtype: DType,
+    pub(crate) device: Device,
 }
 
-/// One sequence's rows.
-#[derive(Debug, Clone, Copy)]
-struct Run {
-    start: usize,
-    n_tokens: usize,
+impl CacheShape {
+    /// Memory that one token takes.
+    pub(crate) fn token_bytes(&self) -> usize {
+        2 * self.n_layers * self.kv_heads * self.head_dim * self.dtype.size_in_bytes()
+    }
+}
+
+/// The cache of one sequence. Its room is taken once, when the sequence begins, so that no
+/// step moves what is there; dropping it gives the memory back. On the processor, memory of
+/// which nothing has been written yet is only promised by the system.
+pub(crate) struct KvCache {
+    shape: CacheShape,
+    /// Keys and values of each layer, `[kv_heads, room, head_dim]`: those of one head lie
+    /// together, as attention reads them.
+    layers: Vec<(Tensor, Tensor)>,
     room: usize,
+    n_tokens: usize,
 }
 
 impl KvCache {
-    /// An empty cache for so many layers of `kv_heads` heads.
-    pub(crate) fn new(
-        n_layers: usize,
-        kv_heads: usize,
-        head_dim: usize,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
-        let empty = Tensor::zeros((0, kv_heads, head_dim), dtype, device)?;
+    /// An empty cache for so many tokens.
+    ///
+    /// # Errors
+    /// The device has no room.
+    pub(crate) fn new(shape: &CacheShape, room: usize) -> Result<Self> {
+        let zeros = || {
+            let size = (shape.kv_heads, room, shape.head_dim);
+            Tensor::zeros(size, shape.dtype, &shape.device)
+        };
+        let layers = (0..shape.n_layers).map(|_| Ok((zeros()?, zeros()?)));
         Ok(Self {
-            keys: vec![empty.clone(); n_layers],
-            values: vec![empty; n_layers],
-            shape: (kv_heads, head_dim),
-            dtype,
-            device: device.clone(),
-            n_rows: 0,
-            runs: Vec::new(),
+            layers: layers.collect::<Result<_>>()?,
+            shape: shape.clone(),
+            room,
+            n_tokens: 0,
         })
     }
 
-    /// Adds a sequence without tokens; its number is the lowest that is free.
-    pub(crate) fn join(&mut self) -> usize {
-        let run = Run {
-            start: 0,
-            n_tokens: 0,
-            room: 0,
-        };
-        let free = self.runs.iter().position(Option::is_none);
-        match free {
-            Some(sequence) => self.runs[sequence] = Some(run),
-            None => self.runs.push(Some(run)),
-        }
-        free.unwrap_or(self.runs.len() - 1)
+    /// Tokens that it has.
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.n_tokens
     }
 
-    /// Forgets a sequence. Its memory is used again when the cache next grows.
-    pub(crate) fn leave(&mut self, sequence: usize) {
-        if let Some(run) = self.runs.get_mut(sequence) {
-            *run = None;
-        }
-    }
-
-    /// Forgets every sequence and gives the memory back.
-    pub(crate) fn reset(&mut self) -> Result<()> {
-        let (kv_heads, head_dim) = self.shape;
-        *self = Self::new(
-            self.keys.len(),
-            kv_heads,
-            head_dim,
-            self.dtype,
-            &self.device,
-        )?;
-        Ok(())
-    }
-
-    /// Tokens that a sequence has here; 0 if it is not here.
-    pub(crate) fn n_tokens(&self, sequence: usize) -> usize {
-        self.run(sequence).map_or(0, |run| run.n_tokens)
-    }
-
-    /// Memory of all keys and values.
+    /// Memory of its whole room.
     pub(crate) fn n_bytes(&self) -> usize {
-        let (kv_heads, head_dim) = self.shape;
-        let row = kv_heads * head_dim * self.dtype.size_in_bytes();
-        2 * self.keys.len() * self.n_rows * row
+        self.room * self.shape.token_bytes()
     }
 
-    fn run(&self, sequence: usize) -> Option<Run> {
-        self.runs.get(sequence).copied().flatten()
+    /// Forgets all but the first `n` tokens.
+    pub(crate) fn truncate(&mut self, n: usize) {
+        self.n_tokens = self.n_tokens.min(n);
     }
 
-    /// Makes room for `n` more tokens of each sequence, and says which rows each then has.
-    /// The rows are filled by [`KvCache::put`], layer by layer.
-    pub(crate) fn grow(&mut self, coming: &[(usize, usize)]) -> Result<Vec<Range<usize>>> {
-        let crowded = coming.iter().any(|(sequence, n)| {
-            self.run(*sequence)
-                .is_some_and(|run| run.n_tokens + n > run.room)
-        });
-        if crowded {
-            self.lay_out_anew(coming)?;
+    /// Takes over the first `n` tokens of another cache, in place of its own.
+    ///
+    /// # Errors
+    /// The other has fewer, or there is no room for them.
+    pub(crate) fn copy_from(&mut self, other: &Self, n: usize) -> Result<()> {
+        if n > other.n_tokens || n > self.room {
+            bail!(
+                "{n} tokens of {} do not fit a cache for {}",
+                other.n_tokens,
+                self.room
+            )
         }
-        let mut rows = Vec::with_capacity(coming.len());
-        for (sequence, n) in coming {
-            let Some(Some(run)) = self.runs.get_mut(*sequence) else {
-                candle_core::bail!("sequence {sequence} is not in the cache")
+        for (own, theirs) in self.layers.iter().zip(&other.layers) {
+            for (own, theirs) in [(&own.0, &theirs.0), (&own.1, &theirs.1)] {
+                own.slice_set(&theirs.narrow(1, 0, n)?.contiguous()?, 1, 0)?;
+            }
+        }
+        self.n_tokens = n;
+        Ok(())
+    }
+
+    /// Writes the keys and values of tokens that follow those it has, `[new, kv_heads,
+    /// head_dim]`, of one layer. They count once [`KvCache::advance`] is told of them.
+    ///
+    /// # Errors
+    /// The room is spent.
+    pub(crate) fn put(&self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
+        let (n, kv_heads, head_dim) = keys.dims3()?;
+        if self.n_tokens + n > self.room {
+            bail!("{} tokens do not fit a cache for {}", self.n_tokens + n, self.room)
+        }
+        let (all_keys, all_values) = &self.layers[layer];
+        for (all, new) in [(all_keys, keys), (all_values, values)] {
+            let new = if n == 1 {
+                new.reshape((kv_heads, 1, head_dim))?
+            } else {
+                new.transpose(0, 1)?.contiguous()?
             };
-            run.n_tokens += n;
-            rows.push(run.start..run.start + run.n_tokens);
-        }
-        Ok(rows)
-    }
-
-    /// Moves all sequences into new tensors with room to spare: each move doubles the room of
-    /// those that need more, so a token is copied a constant number of times.
-    fn lay_out_anew(&mut self, coming: &[(usize, usize)]) -> Result<()> {
-        let (kv_heads, head_dim) = self.shape;
-        let old = self.runs.clone();
-        let mut start = 0;
-        for (sequence, run) in self.runs.iter_mut().enumerate() {
-            let Some(run) = run else { continue };
-            let mine = coming.iter().filter(|(other, _)| *other == sequence);
-            let needed = run.n_tokens + mine.map(|(_, n)| n).sum::<usize>();
-            if needed > run.room {
-                run.room = needed.next_power_of_two().max(MIN_ROOM);
-            }
-            run.start = start;
-            start += run.room;
-        }
-        self.n_rows = start;
-        for tensor in self.keys.iter_mut().chain(&mut self.values) {
-            let new = Tensor::zeros((start, kv_heads, head_dim), self.dtype, &self.device)?;
-            for (old, run) in old.iter().zip(&self.runs) {
-                if let (Some(old), Some(run)) = (old, run)
-                    && old.n_tokens > 0
-                {
-                    let rows = tensor.narrow(0, old.start, old.n_tokens)?;
-                    new.slice_set(&rows.contiguous()?, 0, run.start)?;
-                }
-            }
-            *tensor = new;
+            all.slice_set(&new, 1, self.n_tokens)?;
         }
         Ok(())
     }
 
-    /// Writes the newest tokens of one layer. `keys`, `values`: `[new, kv_heads, head_dim]`,
-    /// the sequences' new tokens end to end; `new` says how many each has, and `rows` is what
-    /// [`KvCache::grow`] gave. Returns all keys and values of the layer.
-    pub(crate) fn put(
-        &self,
-        layer: usize,
-        keys: &Tensor,
-        values: &Tensor,
-        new: &[Range<usize>],
-        rows: &[Range<usize>],
-    ) -> Result<(Tensor, Tensor)> {
-        for (new, rows) in new.iter().zip(rows) {
-            let place = rows.end - new.len();
-            for (all, part) in [(&self.keys[layer], keys), (&self.values[layer], values)] {
-                let part = part.narrow(0, new.start, new.len())?.contiguous()?;
-                all.slice_set(&part, 0, place)?;
-            }
-        }
-        Ok((self.keys[layer].clone(), self.values[layer].clone()))
+    /// Counts `n` more tokens, which every layer has been given.
+    pub(crate) fn advance(&mut self, n: usize) {
+        self.n_tokens += n;
+    }
+
+    /// Keys and values of one layer, `[kv_heads, room, head_dim]`.
+    pub(crate) fn layer(&self, layer: usize) -> (&Tensor, &Tensor) {
+        let (keys, values) = &self.layers[layer];
+        (keys, values)
     }
 }
 
@@ -184,39 +124,56 @@ impl KvCache {
 mod tests {
     use super::*;
 
-    /// Appends tokens whose keys are their own numbers, and reads back a sequence's keys.
-    fn append(cache: &mut KvCache, sequence: usize, numbers: &[f32]) -> Vec<f32> {
-        let n = numbers.len();
-        let new = Tensor::from_slice(numbers, (n, 1, 1), &Device::Cpu).unwrap();
-        let rows = cache.grow(&[(sequence, n)]).unwrap();
-        let mut keys = None;
-        for layer in 0..2 {
-            let whole = std::iter::once(0..n).collect::<Vec<_>>();
-            keys = Some(cache.put(layer, &new, &new, &whole, &rows).unwrap().0);
+    fn shape() -> CacheShape {
+        CacheShape {
+            n_layers: 2,
+            kv_heads: 2,
+            head_dim: 1,
+            dtype: DType::F32,
+            device: Device::Cpu,
         }
-        let keys = keys
-            .unwrap()
-            .narrow(0, rows[0].start, rows[0].len())
-            .unwrap();
+    }
+
+    /// Appends tokens whose keys are their own numbers, in the second head negative.
+    fn append(cache: &mut KvCache, numbers: &[f32]) -> Result<()> {
+        let n = numbers.len();
+        let both: Vec<f32> = numbers.iter().flat_map(|key| [*key, -key]).collect();
+        let new = Tensor::from_vec(both, (n, 2, 1), &Device::Cpu)?;
+        for layer in 0..2 {
+            cache.put(layer, &new, &new)?;
+        }
+        cache.advance(n);
+        Ok(())
+    }
+
+    fn keys(cache: &KvCache) -> Vec<f32> {
+        let keys = cache.layer(1).0.narrow(1, 0, cache.n_tokens()).unwrap();
         keys.flatten_all().unwrap().to_vec1().unwrap()
     }
 
     #[test]
-    fn sequences_keep_their_tokens_while_others_grow_come_and_go() {
-        let mut cache = KvCache::new(2, 1, 1, DType::F32, &Device::Cpu).unwrap();
-        let (a, b) = (cache.join(), cache.join());
-        assert_eq!(append(&mut cache, a, &[1.0, 2.0]), [1.0, 2.0]);
-        let many: Vec<f32> = (0..200).map(|n| n as f32).collect();
-        assert_eq!(append(&mut cache, b, &many), many);
-        assert_eq!(append(&mut cache, a, &[3.0]), [1.0, 2.0, 3.0]);
-        cache.leave(b);
-        let c = cache.join();
-        assert_eq!((c, cache.n_tokens(c)), (b, 0));
-        assert_eq!(append(&mut cache, c, &[9.0]), [9.0]);
-        assert_eq!(append(&mut cache, a, &[4.0]), [1.0, 2.0, 3.0, 4.0]);
-        assert!(cache.n_bytes() > 0);
-        cache.reset().unwrap();
-        assert_eq!((cache.n_bytes(), cache.n_tokens(a)), (0, 0));
-        assert!(cache.grow(&[(a, 1)]).is_err());
+    fn tokens_follow_each_other_head_by_head_until_the_room_is_spent() {
+        let mut cache = KvCache::new(&shape(), 4).unwrap();
+        append(&mut cache, &[1.0, 2.0]).unwrap();
+        append(&mut cache, &[3.0]).unwrap();
+        assert_eq!(keys(&cache), [1.0, 2.0, 3.0, -1.0, -2.0, -3.0]);
+        assert_eq!(cache.n_bytes(), 4 * 2 * 2 * 2 * 4);
+        let error = append(&mut cache, &[4.0, 5.0]).unwrap_err().to_string();
+        assert!(error.contains("5 tokens do not fit a cache for 4"), "{error}");
+        cache.truncate(1);
+        append(&mut cache, &[9.0]).unwrap();
+        assert_eq!(keys(&cache), [1.0, 9.0, -1.0, -9.0]);
+    }
+
+    #[test]
+    fn a_beginning_is_copied_and_then_goes_its_own_way() {
+        let mut first = KvCache::new(&shape(), 3).unwrap();
+        append(&mut first, &[1.0, 2.0, 3.0]).unwrap();
+        let mut second = KvCache::new(&shape(), 5).unwrap();
+        second.copy_from(&first, 2).unwrap();
+        append(&mut second, &[7.0]).unwrap();
+        assert_eq!(keys(&second), [1.0, 2.0, 7.0, -1.0, -2.0, -7.0]);
+        assert_eq!(keys(&first), [1.0, 2.0, 3.0, -1.0, -2.0, -3.0]);
+        assert!(second.copy_from(&first, 4).is_err());
     }
 }

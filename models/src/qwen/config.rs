@@ -1,4 +1,5 @@
-//! What `config.json` says about a Qwen2.5-VL or Qwen3-VL network.
+//! What `config.json` says about a Qwen2.5-VL or Qwen3-VL network, or about a Qwen2 or Qwen3
+//! one, which is the same without a tower.
 //!
 //! Two generations of files are in use. Those written by transformers 4 keep the language
 //! model's fields at the top level, with `rope_theta` and `rope_scaling`; those of
@@ -32,13 +33,12 @@ pub(crate) struct QwenConfig {
     /// The class in `architectures`, such as `ColQwen2_5`.
     pub(crate) architecture: String,
     pub(crate) text: TextConfig,
-    pub(crate) vision: VisionConfig,
+    /// Absent where the network only reads text.
+    pub(crate) vision: Option<VisionConfig>,
     /// Stands in the prompt where an image's vectors go.
-    #[cfg_attr(
-        not(test),
-        allow(dead_code, reason = "encoders place images themselves")
-    )]
     pub(crate) image_token_id: u32,
+    /// Tokens that end an answer, as far as the file names them.
+    pub(crate) end_token_ids: Vec<u32>,
     /// Whether the output layer is the embedding table.
     pub(crate) tied: bool,
     /// Length of a head's vectors where the file says it: ColQwen3 has `embed_dim` or `dim`.
@@ -189,6 +189,38 @@ pub(crate) fn generation(config: &Value) -> Option<Generation> {
         .or_else(|| is(below))
 }
 
+/// The generation whose language model alone a `config.json` is of.
+fn text_generation(config: &Value) -> Option<Generation> {
+    match config.get("model_type").and_then(Value::as_str) {
+        Some("qwen2") => Some(Generation::Qwen2_5),
+        Some("qwen3") => Some(Generation::Qwen3),
+        _ => None,
+    }
+}
+
+/// Whether a `config.json` is of a network that speaks, rather than one with a head for vectors.
+pub(crate) fn speaks(config: &Value) -> bool {
+    let known = generation(config).or_else(|| text_generation(config));
+    let architecture = config.pointer("/architectures/0").and_then(Value::as_str);
+    let model_type = config.get("model_type").and_then(Value::as_str);
+    known.is_some()
+        && config.get("vlm_config").is_none()
+        && match architecture {
+            Some(name) => name.ends_with("ForConditionalGeneration") || name.ends_with("ForCausalLM"),
+            None => !model_type.is_some_and(|name| name.starts_with("col")),
+        }
+}
+
+/// One id, or a list of them.
+pub(crate) fn token_ids(value: Option<&Value>) -> Vec<u32> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    match value {
+        Some(Value::Array(list)) => list.iter().filter_map(id).collect(),
+        Some(value) => id(value).into_iter().collect(),
+        None => Vec::new(),
+    }
+}
+
 impl QwenConfig {
     /// Reads and checks `config.json`.
     ///
@@ -213,10 +245,12 @@ impl QwenConfig {
             .and_then(Value::as_str)
             .unwrap_or_default()
             .to_owned();
-        let generation = generation(config).ok_or_else(|| ModelError::Unsupported {
+        let seeing = generation(config);
+        let generation = seeing.or_else(|| text_generation(config));
+        let generation = generation.ok_or_else(|| ModelError::Unsupported {
             field: "model_type".into(),
             found: architecture.clone(),
-            supported: &["qwen2_5_vl", "qwen3_vl"],
+            supported: &["qwen2_5_vl", "qwen3_vl", "qwen2", "qwen3"],
             path: path.to_owned(),
         })?;
         let json = |source| ModelError::Json {
@@ -238,33 +272,16 @@ impl QwenConfig {
             .unwrap_or(false);
         let check = Check { path };
         let image_token_id = number(&["image_token_id"]).unwrap_or(151_655);
-        let vision = check.vision(&vision, generation)?;
-        let text = check.text(&text, generation)?;
-        if vision.out_hidden != text.hidden {
-            return Err(check.invalid(
-                "out_hidden_size",
-                format!(
-                    "is {}, but the language model is {} wide",
-                    vision.out_hidden, text.hidden
-                ),
-            ));
+        let vision = seeing.map(|generation| check.vision(&vision, generation));
+        let vision = vision.transpose()?;
+        let text = check.text(&text, generation, seeing.is_some())?;
+        if let Some(vision) = &vision {
+            check.halves(vision, &text, image_token_id)?;
         }
-        if image_token_id >= text.vocab_size {
-            let problem = format!(
-                "is {image_token_id}, but `vocab_size` is {}",
-                text.vocab_size
-            );
-            return Err(check.invalid("image_token_id", problem));
-        }
-        if vision.deepstack.len() > text.n_layers {
-            let problem = format!(
-                "names {} blocks, but the language model has {} layers",
-                vision.deepstack.len(),
-                text.n_layers
-            );
-            return Err(check.invalid("deepstack_visual_indexes", problem));
-        }
+        let end = config.get("eos_token_id").filter(|id| !id.is_null());
+        let end_token_ids = token_ids(end.or_else(|| text_part.get("eos_token_id")));
         Ok(Self {
+            end_token_ids,
             generation,
             architecture,
             text,
@@ -313,7 +330,7 @@ impl QwenConfig {
     }
 
     fn vision_size(&self) -> usize {
-        let vision = &self.vision;
+        let Some(vision) = &self.vision else { return 0 };
         let hidden = vision.hidden;
         let square = hidden * vision.merge * vision.merge;
         let linear = |n_in: usize, n_out: usize| n_in * n_out + n_out;
@@ -371,6 +388,40 @@ impl Check<'_> {
         Err(self.invalid(field, format!("is {value}, and must be from 1 to {most}")))
     }
 
+    /// Whether tower and language model fit together.
+    fn halves(
+        &self,
+        vision: &VisionConfig,
+        text: &TextConfig,
+        image_token_id: usize,
+    ) -> Result<(), ModelError> {
+        if vision.out_hidden != text.hidden {
+            return Err(self.invalid(
+                "out_hidden_size",
+                format!(
+                    "is {}, but the language model is {} wide",
+                    vision.out_hidden, text.hidden
+                ),
+            ));
+        }
+        if image_token_id >= text.vocab_size {
+            let problem = format!(
+                "is {image_token_id}, but `vocab_size` is {}",
+                text.vocab_size
+            );
+            return Err(self.invalid("image_token_id", problem));
+        }
+        if vision.deepstack.len() > text.n_layers {
+            let problem = format!(
+                "names {} blocks, but the language model has {} layers",
+                vision.deepstack.len(),
+                text.n_layers
+            );
+            return Err(self.invalid("deepstack_visual_indexes", problem));
+        }
+        Ok(())
+    }
+
     /// One of the default kinds of rotary positions, without scaling.
     fn rope(&self, rope: &RawRope, field: &'static str) -> Result<(), ModelError> {
         match rope.rope_type.as_deref() {
@@ -386,7 +437,13 @@ impl Check<'_> {
         Err(self.invalid("rope_theta", format!("is {theta}, and must be above 1")))
     }
 
-    fn text(&self, raw: &RawText, generation: Generation) -> Result<TextConfig, ModelError> {
+    /// `seeing`: beside a vision tower, whose images have places.
+    fn text(
+        &self,
+        raw: &RawText,
+        generation: Generation,
+        seeing: bool,
+    ) -> Result<TextConfig, ModelError> {
         let newer = generation == Generation::Qwen3;
         if let Some(other) = raw.hidden_act.as_deref().filter(|name| *name != "silu") {
             return Err(self.unsupported("hidden_act", &other, &["silu"]));
@@ -414,10 +471,11 @@ impl Check<'_> {
         let rope = rope.cloned().unwrap_or_default();
         self.rope(&rope, "rope_parameters.rope_type")?;
         let section = rope.mrope_section.clone().unwrap_or_else(|| {
-            if newer {
-                vec![24, 20, 20]
-            } else {
-                vec![16, 24, 24]
+            match generation {
+                // Text counts alike in all three.
+                _ if !seeing => vec![head_dim / 2, 0, 0],
+                Generation::Qwen3 => vec![24, 20, 20],
+                Generation::Qwen2_5 => vec![16, 24, 24],
             }
         });
         let mrope_section = <[usize; 3]>::try_from(section.as_slice()).ok();
@@ -433,7 +491,11 @@ impl Check<'_> {
             return Err(self.invalid("mrope_section", problem));
         };
         let theta = rope.rope_theta.or(raw.rope_theta);
-        let fallback = if newer { 5e6 } else { 1e6 };
+        let fallback = match generation {
+            _ if !seeing => 1e4,
+            Generation::Qwen3 => 5e6,
+            Generation::Qwen2_5 => 1e6,
+        };
         let norm_epsilon = raw.rms_norm_eps.unwrap_or(1e-6);
         if !(norm_epsilon.is_finite() && norm_epsilon >= 0.0) {
             return Err(self.invalid("rms_norm_eps", format!("is {norm_epsilon}")));
@@ -552,120 +614,4 @@ impl Check<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn flat() -> Value {
-        json!({
-            "architectures": ["Qwen2_5_VLForConditionalGeneration"], "model_type": "qwen2_5_vl",
-            "hidden_size": 64, "intermediate_size": 112, "num_attention_heads": 4,
-            "num_hidden_layers": 3, "num_key_value_heads": 2, "rms_norm_eps": 1e-6,
-            "rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
-            "vocab_size": 608, "image_token_id": 572, "tie_word_embeddings": true,
-            "vision_config": {"depth": 4, "hidden_size": 64, "intermediate_size": 108,
-                "num_heads": 4, "in_chans": 3, "out_hidden_size": 64, "patch_size": 14,
-                "window_size": 112, "fullatt_block_indexes": [1, 3]}
-        })
-    }
-
-    fn parse(config: &Value) -> Result<QwenConfig, String> {
-        QwenConfig::parse(config, Path::new("m/config.json")).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn flat_and_nested_files_say_the_same() {
-        let flat = flat();
-        let mut nested = flat.clone();
-        let moved = ["hidden_size", "intermediate_size", "num_attention_heads"]
-            .into_iter()
-            .chain([
-                "num_hidden_layers",
-                "num_key_value_heads",
-                "rms_norm_eps",
-                "vocab_size",
-            ]);
-        let mut text = serde_json::Map::new();
-        let top = nested.as_object_mut().unwrap();
-        for key in moved {
-            text.insert(key.into(), top.remove(key).unwrap());
-        }
-        top.remove("rope_theta");
-        top.remove("rope_scaling");
-        text.insert(
-            "rope_parameters".into(),
-            json!({"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}),
-        );
-        top.insert("text_config".into(), text.into());
-        let (flat, nested) = (parse(&flat).unwrap(), parse(&nested).unwrap());
-        assert_eq!(format!("{flat:?}"), format!("{nested:?}"));
-        assert!(flat.tied && flat.text.qkv_bias && !flat.text.qk_norm);
-        assert_eq!((flat.text.head_dim, flat.vision.window()), (16, 4));
-    }
-
-    #[test]
-    fn what_cannot_be_computed_is_refused_by_the_name_of_its_field() {
-        let with = |pointer: &str, key: &str, value: Value| {
-            let mut config = flat();
-            let part = config.pointer_mut(pointer).unwrap();
-            part.as_object_mut().unwrap().insert(key.into(), value);
-            parse(&config).unwrap_err()
-        };
-        let cases = [
-            (
-                with("", "hidden_act", json!("relu")),
-                "`hidden_act` is `relu`",
-            ),
-            (
-                with("", "use_sliding_window", json!(true)),
-                "`use_sliding_window`",
-            ),
-            (
-                with("", "num_key_value_heads", json!(3)),
-                "`num_key_value_heads` is 3",
-            ),
-            (with("", "hidden_size", json!(0)), "`hidden_size` is 0"),
-            (
-                with("", "vocab_size", json!(100)),
-                "`image_token_id` is 572",
-            ),
-            (
-                with("/rope_scaling", "type", json!("yarn")),
-                "`rope_parameters.rope_type`",
-            ),
-            (
-                with("/rope_scaling", "mrope_section", json!([9, 9, 9])),
-                "`mrope_section`",
-            ),
-            (
-                with("/vision_config", "num_heads", json!(7)),
-                "`vision_config.hidden_size`",
-            ),
-            (
-                with("/vision_config", "in_chans", json!(1)),
-                "`vision_config.in_channels`",
-            ),
-            (
-                with("/vision_config", "out_hidden_size", json!(63)),
-                "`out_hidden_size`",
-            ),
-            (
-                with("/vision_config", "fullatt_block_indexes", json!([9])),
-                "`fullatt_block_indexes` names block 9 of 4",
-            ),
-        ];
-        for (error, expected) in cases {
-            assert!(error.contains(expected), "{error} lacks {expected}");
-            assert!(error.ends_with("m/config.json"), "{error}");
-        }
-        let mut other = flat();
-        other["model_type"] = json!("mamba");
-        other["architectures"] = json!(["Mamba"]);
-        assert!(
-            parse(&other)
-                .unwrap_err()
-                .contains("`model_type` is `Mamba`")
-        );
-    }
-}
+mod tests;

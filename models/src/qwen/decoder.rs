@@ -7,16 +7,15 @@
     reason = "q, k, v and x are the field's own names"
 )]
 
-use std::ops::Range;
-
 use candle_core::{DType, Device, Result, Tensor};
 
-use super::cache::KvCache;
+use super::cache::{CacheShape, KvCache};
 use super::config::{QwenConfig, TextConfig};
 use super::layout::{self, Angles};
 use crate::linear::Linear;
-use crate::loader::Loader;
-use crate::ops::{self, Mask, Span};
+use crate::loader::{Loader, Quantization};
+use crate::ops::{self, Kept, Mask, Span};
+use crate::quantized::QuantizedMatrix;
 
 pub(crate) struct Decoder {
     config: TextConfig,
@@ -24,8 +23,18 @@ pub(crate) struct Decoder {
     layers: Vec<Layer>,
     norm: Tensor, // [hidden]
     /// Absent where the network only embeds.
-    #[cfg_attr(not(test), allow(dead_code, reason = "encoders have no output layer"))]
     output: Option<Linear>,
+}
+
+/// What becomes of the output layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// The network only embeds.
+    Absent,
+    /// As the files have it.
+    Kept,
+    /// In fewer bits: with a large vocabulary it is as much to read as many layers.
+    Quantized(Quantization),
 }
 
 struct Layer {
@@ -57,7 +66,7 @@ pub(crate) struct Pass<'a> {
 
 impl Decoder {
     /// Takes the tensors below `language_model`, and `lm_head` if the network is to speak.
-    pub(crate) fn load(config: &QwenConfig, speaks: bool, loader: &Loader<'_>) -> Self {
+    pub(crate) fn load(config: &QwenConfig, output: Output, loader: &Loader<'_>) -> Self {
         let text = &config.text;
         let hidden = text.hidden;
         let layer = |index: usize| {
@@ -87,13 +96,29 @@ impl Decoder {
         let embeddings = loader.tensor(table, &[text.vocab_size, hidden]);
         // Some tied checkpoints carry the output layer all the same.
         let own_output = !config.tied || loader.contains("lm_head.weight");
-        let output = speaks.then(|| {
-            if own_output {
-                loader.linear("lm_head", hidden, text.vocab_size, false)
-            } else {
-                Linear::dense(embeddings.clone(), None)
+        let output = match output {
+            Output::Absent => None,
+            Output::Kept if own_output => {
+                Some(loader.linear("lm_head", hidden, text.vocab_size, false))
             }
-        });
+            Output::Kept => Some(Linear::dense(embeddings.clone(), None)),
+            Output::Quantized(format) => {
+                let weight = if own_output {
+                    loader.tensor("lm_head.weight", &[text.vocab_size, hidden])
+                } else {
+                    embeddings.clone()
+                };
+                // A tensor that the loader has complained about is a scalar.
+                let quantized = weight
+                    .to_dtype(DType::F32)
+                    .and_then(|wide| wide.to_device(&Device::Cpu))
+                    .and_then(|wide| QuantizedMatrix::new(format, &wide, loader.device()));
+                Some(match quantized {
+                    Ok(matrix) => Linear::quantized(matrix, None),
+                    Err(_) => Linear::dense(weight, None),
+                })
+            }
+        };
         Self {
             layers: (0..text.n_layers).map(layer).collect(),
             norm: loader.tensor("language_model.norm.weight", &[hidden]),
@@ -126,16 +151,15 @@ impl Decoder {
         self.embeddings.index_select(&ids, 0)
     }
 
-    /// An empty cache for this decoder.
-    #[cfg_attr(not(test), allow(dead_code, reason = "encoders read a text once"))]
-    pub(crate) fn cache(&self) -> Result<KvCache> {
-        let TextConfig {
-            n_kv_heads,
-            head_dim,
-            ..
-        } = self.config;
-        let n_layers = self.layers.len();
-        KvCache::new(n_layers, n_kv_heads, head_dim, self.dtype(), self.device())
+    /// What a sequence's cache for this decoder is like.
+    pub(crate) fn cache_shape(&self) -> CacheShape {
+        CacheShape {
+            n_layers: self.layers.len(),
+            kv_heads: self.config.n_kv_heads,
+            head_dim: self.config.head_dim,
+            dtype: self.dtype(),
+            device: self.device().clone(),
+        }
     }
 
     /// The hidden states after the last norm, `[tokens, hidden]`.
@@ -148,37 +172,85 @@ impl Decoder {
                 keys: range,
             })
             .collect();
-        self.run(pass, &spans, |_, k, v| Ok((k, v)))
+        let scale = self.scale();
+        self.run(pass, |_, q, k, v| {
+            ops::attend(q, k, v, &spans, Mask::Causal, scale)
+        })
     }
 
-    /// As [`Decoder::forward`], of tokens that follow those in the cache; `sequences` has each
-    /// sequence's number there.
-    #[cfg_attr(not(test), allow(dead_code, reason = "encoders read a text once"))]
+    /// As [`Decoder::forward`], of tokens that follow those in each sequence's cache, which
+    /// then has them too.
     pub(crate) fn forward_cached(
         &self,
         pass: Pass<'_>,
-        cache: &mut KvCache,
-        sequences: &[usize],
+        caches: &mut [&mut KvCache],
     ) -> Result<Tensor> {
-        let new = layout::ranges(pass.n_tokens.iter().copied());
-        let counts = sequences.iter().copied().zip(pass.n_tokens.iter().copied());
-        let rows: Vec<Range<usize>> = cache.grow(&counts.collect::<Vec<_>>())?;
-        let spans = new.iter().zip(&rows).map(|(queries, keys)| Span {
-            queries: queries.clone(),
-            keys: keys.clone(),
-        });
-        let spans: Vec<Span> = spans.collect();
-        let cache = &*cache;
-        self.run(pass, &spans, |layer, k, v| {
-            cache.put(layer, &k, &v, &new, &rows)
-        })
+        let n_tokens = pass.n_tokens;
+        let shared = &*caches;
+        let hidden = self.run(pass, |layer, q, k, v| {
+            self.attend_cached(layer, [q, k, v], n_tokens, shared)
+        })?;
+        for (cache, n) in caches.iter_mut().zip(n_tokens) {
+            cache.advance(*n);
+        }
+        Ok(hidden)
+    }
+
+    fn attend_cached(
+        &self,
+        layer: usize,
+        [q, k, v]: [&Tensor; 3],
+        n_tokens: &[usize],
+        caches: &[&mut KvCache],
+    ) -> Result<Tensor> {
+        let new = layout::ranges(n_tokens.iter().copied());
+        for (new, cache) in new.iter().zip(caches) {
+            let (k, v) = (
+                k.narrow(0, new.start, new.len())?,
+                v.narrow(0, new.start, new.len())?,
+            );
+            cache.put(layer, &k, &v)?;
+        }
+        let scale = self.scale();
+        if n_tokens.iter().all(|n| *n == 1) {
+            let kept: Vec<Kept<'_>> = caches
+                .iter()
+                .map(|cache| {
+                    let (keys, values) = cache.layer(layer);
+                    let n = cache.n_tokens() + 1;
+                    Kept { keys, values, n }
+                })
+                .collect();
+            return ops::attend_kept(q, &kept, scale);
+        }
+        let mut attended = Vec::with_capacity(caches.len());
+        for (new, cache) in new.iter().zip(caches) {
+            let n = cache.n_tokens() + new.len();
+            let (keys, values) = cache.layer(layer);
+            let rows = |x: &Tensor| x.narrow(1, 0, n)?.transpose(0, 1); // [n, kv_heads, head_dim]
+            let span = Span {
+                queries: 0..new.len(),
+                keys: 0..n,
+            };
+            let q = q.narrow(0, new.start, new.len())?;
+            let (k, v) = (rows(keys)?, rows(values)?);
+            attended.push(ops::attend(&q, &k, &v, &[span], Mask::Causal, scale)?);
+        }
+        match attended.as_slice() {
+            [attended] => Ok(attended.clone()),
+            _ => Tensor::cat(&attended, 0),
+        }
+    }
+
+    /// What scores of attention are multiplied by.
+    fn scale(&self) -> f32 {
+        1.0 / (self.config.head_dim as f32).sqrt()
     }
 
     /// Scores of every token of the vocabulary, f32: `[rows, hidden]` to `[rows, vocab]`.
     ///
     /// # Errors
     /// The network was loaded without its output layer.
-    #[cfg_attr(not(test), allow(dead_code, reason = "encoders read a text once"))]
     pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         match &self.output {
             Some(output) => output.forward(hidden)?.to_dtype(DType::F32),
@@ -189,8 +261,7 @@ impl Decoder {
     fn run(
         &self,
         pass: Pass<'_>,
-        spans: &[Span],
-        remember: impl Fn(usize, Tensor, Tensor) -> Result<(Tensor, Tensor)>,
+        attend: impl Fn(usize, &Tensor, &Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<Tensor> {
         let n = pass.positions.len();
         let angles = Angles::of_tokens(&self.config, pass.positions);
@@ -204,9 +275,7 @@ impl Decoder {
             let (q, k, v) = layer.project(&x, &self.config)?;
             let q = ops::rope(&q, &cosines, &sines)?;
             let k = ops::rope(&k, &cosines, &sines)?;
-            let (k, v) = remember(index, k, v)?;
-            let scale = 1.0 / (self.config.head_dim as f32).sqrt();
-            let attended = ops::attend(&q, &k, &v, spans, Mask::Causal, scale)?;
+            let attended = attend(index, &q, &k, &v)?;
             x = layer.rest(&x, &attended, self.config.norm_epsilon)?;
             if let (Some(extra), Some(tokens)) = (pass.deepstack.get(index), pass.image_tokens) {
                 x = x.index_add(tokens, extra, 0)?;

@@ -72,9 +72,12 @@ pub(crate) struct Positions {
 }
 
 impl Positions {
-    /// Positions of these stretches, one after the other.
-    pub(crate) fn of(stretches: &[Stretch]) -> Self {
-        let mut positions = Self::default();
+    /// Positions of these stretches, one after the other, from `start` on.
+    pub(crate) fn of(start: u32, stretches: &[Stretch]) -> Self {
+        let mut positions = Self {
+            of_tokens: Vec::new(),
+            next: start,
+        };
         for stretch in stretches {
             positions.push(*stretch);
         }
@@ -114,6 +117,16 @@ impl Angles {
     pub(crate) fn of_tokens(config: &TextConfig, positions: &[[u32; 3]]) -> Self {
         let n_pairs = config.head_dim / 2;
         let last = positions.iter().flatten().max().copied().unwrap_or(0);
+        // A few tokens far into a text: all that came before is more than they need.
+        if positions.len() < last as usize {
+            let frequencies = frequencies(config.rope_theta, config.head_dim);
+            let angles = positions.iter().flat_map(|position| {
+                let pairs = frequencies.iter().enumerate();
+                pairs.map(move |(pair, f)| position[axis(config, pair)] as f32 * f)
+            });
+            let (sines, cosines) = angles.map(f32::sin_cos).unzip();
+            return Self { cosines, sines };
+        }
         let table = Self::table(config.rope_theta, config.head_dim, last as usize);
         let axes: Vec<usize> = (0..n_pairs).map(|pair| axis(config, pair)).collect();
         let at = |position: &[u32; 3]| {
@@ -265,7 +278,7 @@ mod tests {
             Stretch::Image(grid(4, 6)),
             Stretch::Text(1),
         ];
-        let positions = Positions::of(&stretches);
+        let positions = Positions::of(0, &stretches);
         let expected = [
             [0, 0, 0],
             [1, 1, 1],
@@ -279,5 +292,23 @@ mod tests {
         ];
         assert_eq!(positions.of_tokens, expected);
         assert_eq!(positions.next, 6);
+        let later = Positions::of(10, &stretches[1..]);
+        assert_eq!(later.of_tokens[0], [10, 10, 10]);
+        assert_eq!(later.next, 14);
+    }
+
+    #[test]
+    fn angles_are_the_same_with_and_without_a_table() {
+        let config = serde_json::json!({
+            "model_type": "qwen3", "hidden_size": 8, "intermediate_size": 8,
+            "num_attention_heads": 1, "num_hidden_layers": 1, "vocab_size": 8, "head_dim": 8
+        });
+        let config = crate::qwen::config::QwenConfig::parse(&config, std::path::Path::new("c"));
+        let config = config.unwrap().text;
+        let all: Vec<[u32; 3]> = (0..20).map(|at| [at, at / 2, at / 3]).collect();
+        let whole = Angles::of_tokens(&config, &all);
+        let last = Angles::of_tokens(&config, &all[18..]);
+        assert_eq!(last.cosines, whole.cosines[18 * 4..]);
+        assert_eq!(last.sines, whole.sines[18 * 4..]);
     }
 }

@@ -1,4 +1,4 @@
-//! Qwen2.5-VL and Qwen3-VL: pages and text to hidden states.
+//! Qwen2.5-VL and Qwen3-VL, and their kin without a tower: pages and text to hidden states.
 //!
 //! [`config`] reads what a checkpoint says, [`layout`] turns images and prompts into orders and
 //! positions, [`vision`] with its two towers turns patches into tokens, and [`decoder`] runs the
@@ -23,7 +23,7 @@ use std::ops::Range;
 use candle_core::{DType, Device, Result, Tensor};
 
 use self::config::QwenConfig;
-use self::decoder::{Decoder, Pass};
+use self::decoder::{Decoder, Output, Pass};
 use self::layout::{Positions, Stretch};
 use self::vision::Tower;
 use crate::loader::Loader;
@@ -31,7 +31,8 @@ use crate::preprocess::{Grid, Patches};
 
 /// Both halves of a network.
 pub(crate) struct Qwen {
-    tower: Box<dyn Tower>,
+    /// Absent where the network only reads text.
+    tower: Option<Box<dyn Tower>>,
     pub(crate) decoder: Decoder,
     dtype: DType,
     device: Device,
@@ -41,6 +42,8 @@ pub(crate) struct Qwen {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Prompt {
     parts: Vec<Part>,
+    /// The first token's position: what a cache has comes before.
+    start: u32,
 }
 
 #[derive(Debug, Clone)]
@@ -62,6 +65,33 @@ impl Prompt {
         self
     }
 
+    /// The text before the first image.
+    pub(crate) fn lead(&self) -> &[u32] {
+        match self.parts.first() {
+            Some(Part::Text(ids)) => ids,
+            _ => &[],
+        }
+    }
+
+    /// Its text, images left out.
+    pub(crate) fn text_ids(&self) -> impl Iterator<Item = u32> {
+        let ids = self.parts.iter().filter_map(|part| match part {
+            Part::Text(ids) => Some(ids.iter().copied()),
+            Part::Image(_) => None,
+        });
+        ids.flatten()
+    }
+
+    /// What follows its first `n` tokens, all of them of the lead.
+    pub(crate) fn after(&self, n: usize) -> Self {
+        let mut rest = self.clone();
+        if let Some(Part::Text(ids)) = rest.parts.first_mut() {
+            ids.drain(..n);
+            rest.start += n as u32;
+        }
+        rest
+    }
+
     /// Tokens in all.
     pub(crate) fn n_tokens(&self) -> usize {
         let size = |part: &Part| match part {
@@ -77,7 +107,7 @@ impl Prompt {
             Part::Text(ids) => Stretch::Text(ids.len()),
             Part::Image(grid) => Stretch::Image(*grid),
         };
-        Positions::of(&self.parts.iter().map(stretch).collect::<Vec<_>>())
+        Positions::of(self.start, &self.parts.iter().map(stretch).collect::<Vec<_>>())
     }
 }
 
@@ -87,10 +117,58 @@ pub(crate) struct LaidOut {
     positions: Vec<[u32; 3]>,
     n_tokens: Vec<usize>,
     deepstack: Vec<Tensor>,
+    /// Rows of `hidden` that the deepstack tensors' rows belong to, ascending.
+    image_tokens: Option<Tensor>,
+    image_rows: Vec<u32>,
+}
+
+/// A stretch of what [`LaidOut`] has of a single sequence.
+pub(crate) struct Stretched<'a> {
+    hidden: Tensor,
+    positions: &'a [[u32; 3]],
+    n_tokens: [usize; 1],
+    deepstack: Vec<Tensor>,
     image_tokens: Option<Tensor>,
 }
 
+impl Stretched<'_> {
+    pub(crate) fn pass(&self) -> Pass<'_> {
+        Pass {
+            hidden: self.hidden.clone(),
+            positions: self.positions,
+            n_tokens: &self.n_tokens,
+            deepstack: &self.deepstack,
+            image_tokens: self.image_tokens.as_ref(),
+        }
+    }
+}
+
 impl LaidOut {
+    /// Some tokens of a single sequence.
+    pub(crate) fn stretch(&self, tokens: Range<usize>) -> Result<Stretched<'_>> {
+        let bounds = tokens.start as u32..tokens.end as u32;
+        let first = self.image_rows.partition_point(|row| *row < bounds.start);
+        let last = self.image_rows.partition_point(|row| *row < bounds.end);
+        let own: Vec<u32> = self.image_rows[first..last]
+            .iter()
+            .map(|row| row - bounds.start)
+            .collect();
+        let n = own.len();
+        let deepstack = if n == 0 { &[][..] } else { &self.deepstack };
+        let deepstack = deepstack.iter().map(|extra| extra.narrow(0, first, n));
+        Ok(Stretched {
+            hidden: self.hidden.narrow(0, tokens.start, tokens.len())?,
+            positions: &self.positions[tokens.clone()],
+            n_tokens: [tokens.len()],
+            deepstack: deepstack.collect::<Result<_>>()?,
+            image_tokens: if n == 0 {
+                None
+            } else {
+                Some(Tensor::from_vec(own, n, self.hidden.device())?)
+            },
+        })
+    }
+
     pub(crate) fn pass(&self) -> Pass<'_> {
         Pass {
             hidden: self.hidden.clone(),
@@ -108,11 +186,11 @@ impl LaidOut {
 }
 
 impl Qwen {
-    /// Takes the tensors of both halves; `speaks`: with the output layer.
-    pub(crate) fn load(config: &QwenConfig, speaks: bool, loader: &Loader<'_>) -> Self {
+    /// Takes the tensors of both halves.
+    pub(crate) fn load(config: &QwenConfig, output: Output, loader: &Loader<'_>) -> Self {
         Self {
             tower: vision::load(config, loader),
-            decoder: Decoder::load(config, speaks, loader),
+            decoder: Decoder::load(config, output, loader),
             dtype: loader.dtype(),
             device: loader.device().clone(),
         }
@@ -122,12 +200,14 @@ impl Qwen {
     /// `images`: in the order in which the prompts name them.
     pub(crate) fn lay_out(&self, prompts: &[Prompt], images: &[&Patches]) -> Result<LaidOut> {
         let grids: Vec<Grid> = images.iter().map(|patches| patches.grid).collect();
-        let (seen, deepstack) = if images.is_empty() {
-            (None, Vec::new())
-        } else {
-            let pixels = vision::pack(&*self.tower, images, self.dtype, &self.device)?;
-            let (seen, deepstack) = self.tower.forward(&pixels, &grids)?;
-            (Some(seen), deepstack)
+        let (seen, deepstack) = match &self.tower {
+            _ if images.is_empty() => (None, Vec::new()),
+            None => candle_core::bail!("the network has no vision tower"),
+            Some(tower) => {
+                let pixels = vision::pack(&**tower, images, self.dtype, &self.device)?;
+                let (seen, deepstack) = tower.forward(&pixels, &grids)?;
+                (Some(seen), deepstack)
+            }
         };
         // Both kinds of tokens in one table, and each token's place in it.
         let text = prompts.iter().flat_map(|prompt| &prompt.parts);
@@ -158,11 +238,11 @@ impl Qwen {
         };
         let n = places.len();
         let places = Tensor::from_vec(places, n, &self.device)?;
+        let image_rows = image_tokens;
         let image_tokens = if deepstack.is_empty() {
             None
         } else {
-            let n = image_tokens.len();
-            Some(Tensor::from_vec(image_tokens, n, &self.device)?)
+            Some(Tensor::new(image_rows.as_slice(), &self.device)?)
         };
         Ok(LaidOut {
             hidden: table.index_select(&places, 0)?,
@@ -173,6 +253,7 @@ impl Qwen {
             n_tokens: prompts.iter().map(Prompt::n_tokens).collect(),
             deepstack,
             image_tokens,
+            image_rows,
         })
     }
 }

@@ -2,6 +2,7 @@ use candle_core::{DType, Tensor};
 
 use super::*;
 use crate::loader::{Loader, LoaderOptions, canonical_qwen_name};
+use crate::qwen::cache::KvCache;
 use crate::open::open_model;
 use crate::preprocess::ImageProcessor;
 use crate::reference::{Expected, difference, patches, shared};
@@ -18,7 +19,7 @@ fn load(folder: &std::path::Path) -> Speaker {
     let model = open_model(folder).unwrap();
     let config = QwenConfig::read(folder).unwrap();
     let loader = Loader::new(&model, canonical_qwen_name, &options).unwrap();
-    let network = Qwen::load(&config, true, &loader);
+    let network = Qwen::load(&config, Output::Kept, &loader);
     loader.finish().unwrap();
     Speaker {
         network,
@@ -57,7 +58,7 @@ fn check(name: &str) {
             let grid = |grid: &[i64]| Grid {
                 rows: grid[1] as usize,
                 cols: grid[2] as usize,
-                merge: speaker.config.vision.merge,
+                merge: speaker.config.vision.as_ref().unwrap().merge,
             };
             grids.chunks_exact(3).map(grid).collect()
         } else {
@@ -80,10 +81,10 @@ fn check(name: &str) {
         }
         let laid_out = speaker.network.lay_out(&[prompt], &images).unwrap();
         let decoder = &speaker.network.decoder;
-        let mut cache = decoder.cache().unwrap();
-        let sequence = cache.join();
+        let room = ids.len() + 24;
+        let mut cache = KvCache::new(&decoder.cache_shape(), room).unwrap();
         let hidden = decoder
-            .forward_cached(laid_out.pass(), &mut cache, &[sequence])
+            .forward_cached(laid_out.pass(), &mut [&mut cache])
             .unwrap();
         let whole = decoder.forward(laid_out.pass()).unwrap();
         let apart = (&whole - &hidden)
@@ -93,6 +94,7 @@ fn check(name: &str) {
             .max_all()
             .unwrap();
         assert!(apart.to_scalar::<f32>().unwrap() < 1e-5);
+        in_stretches(&speaker, &laid_out, &hidden, room);
 
         let last = hidden.narrow(0, ids.len() - 4, 4).unwrap();
         let ours = numbers(&decoder.logits(&last).unwrap());
@@ -112,15 +114,28 @@ fn check(name: &str) {
                 deepstack: &[],
                 image_tokens: None,
             };
-            let hidden = decoder
-                .forward_cached(pass, &mut cache, &[sequence])
-                .unwrap();
+            let hidden = decoder.forward_cached(pass, &mut [&mut cache]).unwrap();
             let ours = numbers(&decoder.logits(&hidden).unwrap());
             let worst = difference(&ours, steps[step + 1]);
             assert!(worst < 1e-4, "{name} {case} step {step}: {worst:e}");
         }
-        assert_eq!(cache.n_tokens(sequence), ids.len() + steps.len() - 1);
+        assert_eq!(cache.n_tokens(), ids.len() + steps.len() - 1);
     }
+}
+
+/// The same tokens a few at a time, cut within the images as well.
+fn in_stretches(speaker: &Speaker, laid_out: &LaidOut, whole: &Tensor, room: usize) {
+    let decoder = &speaker.network.decoder;
+    let n = whole.dim(0).unwrap();
+    let mut cache = KvCache::new(&decoder.cache_shape(), room).unwrap();
+    for start in (0..n).step_by(13) {
+        let tokens = start..n.min(start + 13);
+        let stretch = laid_out.stretch(tokens.clone()).unwrap();
+        let hidden = decoder.forward_cached(stretch.pass(), &mut [&mut cache]);
+        let whole = whole.narrow(0, tokens.start, tokens.len()).unwrap();
+        assert!(difference(&numbers(&hidden.unwrap()), &numbers(&whole)) < 1e-5);
+    }
+    assert_eq!(cache.n_tokens(), n);
 }
 
 /// The pictures of a case: those whose pixel values are the reference's.

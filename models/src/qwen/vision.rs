@@ -23,12 +23,13 @@ pub(crate) trait Tower: Send + Sync {
     fn forward(&self, pixels: &Tensor, grids: &[Grid]) -> Result<(Tensor, Vec<Tensor>)>;
 }
 
-/// Loads the tower of a network.
-pub(crate) fn load(config: &QwenConfig, loader: &Loader<'_>) -> Box<dyn Tower> {
-    match config.generation {
-        Generation::Qwen2_5 => Box::new(Vision2_5::load(&config.vision, loader)),
-        Generation::Qwen3 => Box::new(Vision3::load(&config.vision, loader)),
-    }
+/// Loads the tower of a network, if it has one.
+pub(crate) fn load(config: &QwenConfig, loader: &Loader<'_>) -> Option<Box<dyn Tower>> {
+    let vision = config.vision.as_ref()?;
+    Some(match config.generation {
+        Generation::Qwen2_5 => Box::new(Vision2_5::load(vision, loader)),
+        Generation::Qwen3 => Box::new(Vision3::load(vision, loader)),
+    })
 }
 
 /// Lays the patches of several images end to end, in the tower's order, normalized.
