@@ -5,6 +5,9 @@ use std::io::Write as _;
 use clap::Args;
 use pagemill::models::{ModelPlaces, resolve};
 use pagemill::pipeline::{BatchPolicy, EdgeLimits, FieldSet, GraphNode, OnError, Role, Unmatched};
+use pagemill::stages::generate::{
+    CaptionConfig, ClassifyConfig, ExtractConfig, GenerateConfig, ModelSetting, TranscribeConfig,
+};
 use pagemill::stages::{EmbedImageConfig, EmbedTextConfig, PrepareImageConfig};
 use pagemill::{ConfigError, Graph, Resources};
 
@@ -75,13 +78,17 @@ fn absent_models(graph: &Graph, places: &ModelPlaces) -> Vec<String> {
         let embeds = node
             .settings::<EmbedImageConfig>()
             .map(|stage| &stage.model);
-        let reads = node.settings::<EmbedTextConfig>().map(|stage| &stage.model);
-        names.extend(
-            [prepares, embeds, reads]
-                .into_iter()
-                .flatten()
-                .map(String::as_str),
-        );
+        names.extend([prepares, embeds].into_iter().flatten().map(String::as_str));
+        let speaks = [
+            node.settings::<EmbedTextConfig>().map(|stage| &stage.model),
+            node.settings::<GenerateConfig>().map(|stage| &stage.model),
+            node.settings::<TranscribeConfig>()
+                .map(|stage| &stage.model),
+            node.settings::<CaptionConfig>().map(|stage| &stage.model),
+            node.settings::<ClassifyConfig>().map(|stage| &stage.model),
+            node.settings::<ExtractConfig>().map(|stage| &stage.model),
+        ];
+        names.extend(speaks.into_iter().flatten().filter_map(ModelSetting::local));
     }
     names.dedup();
     // A path is a mistake if nothing is there; only a name can be fetched.

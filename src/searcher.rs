@@ -10,6 +10,7 @@ use pagemill_sinks::lancedb::{
     Hit, LanceDbConfig, MultiVector, PageDetail, Question, SearchMode, SearchQuery, TableError,
     TableReader,
 };
+use pagemill_stages::generate::{ModelSetting, Remote};
 use pagemill_stages::{EmbedImageConfig, EmbedTextConfig};
 
 /// Answers questions from the table of one pipeline.
@@ -18,7 +19,13 @@ use pagemill_stages::{EmbedImageConfig, EmbedTextConfig};
 /// pipeline says which one.
 pub struct Searcher {
     table: TableReader,
-    encoder: Option<Encoder>,
+    encoder: Option<QuestionEncoder>,
+}
+
+/// The model that made the table's vectors.
+enum QuestionEncoder {
+    Local(Box<Encoder>),
+    Remote(Box<Remote>),
 }
 
 /// A question as a model reads it.
@@ -50,6 +57,12 @@ pub enum AskError {
     /// The model that made the vectors cannot be loaded.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// The server that made the vectors does not answer.
+    #[error("the question cannot be embedded: {reason}")]
+    Server {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The table cannot be read.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -62,6 +75,9 @@ impl AskError {
             Self::NoTable { .. } => "name another pipeline with `--pipeline`".into(),
             Self::NoVectors { .. } => "search with `--mode text`".into(),
             Self::Model(error) => error.hint(),
+            Self::Server { .. } => {
+                "see whether the server runs, or search with `--mode text`".into()
+            }
             Self::Table(error) => error.hint(),
         }
     }
@@ -144,8 +160,10 @@ impl Searcher {
     /// # Errors
     /// When the model cannot read it.
     pub fn embed(&self, question: &str) -> Result<Option<EmbeddedQuestion>, AskError> {
-        let Some(encoder) = &self.encoder else {
-            return Ok(None);
+        let encoder = match &self.encoder {
+            None => return Ok(None),
+            Some(QuestionEncoder::Local(encoder)) => encoder,
+            Some(QuestionEncoder::Remote(remote)) => return embed_remotely(remote, question),
         };
         let embedded = encoder.embed_texts(&[question], TextRole::Query, Precision::F32)?;
         let Some(embedding) = embedded.into_iter().next().transpose()? else {
@@ -191,9 +209,14 @@ impl<'a> Embedding<'a> {
         image.or_else(|| nodes().find_map(|node| node.settings().map(Self::Text)))
     }
 
-    fn load(self, places: &ModelPlaces) -> Result<Encoder, ModelError> {
+    fn load(self, places: &ModelPlaces) -> Result<QuestionEncoder, ModelError> {
         let (model, max_tokens) = match self {
-            Self::Text(stage) => (&stage.model, stage.max_tokens),
+            Self::Text(stage) => match &stage.model {
+                ModelSetting::Local(name) => (name, stage.max_tokens),
+                ModelSetting::Remote(remote) => {
+                    return Ok(QuestionEncoder::Remote(Box::new(Remote::new(remote))));
+                }
+            },
             Self::Image(stage) => (&stage.model, None),
         };
         let folder = resolve(model, places)?;
@@ -203,6 +226,19 @@ impl<'a> Embedding<'a> {
             max_tokens,
             ..EncoderOptions::default()
         };
-        Encoder::load(&folder, &options)
+        let encoder = Encoder::load(&folder, &options)?;
+        Ok(QuestionEncoder::Local(Box::new(encoder)))
     }
+}
+
+fn embed_remotely(remote: &Remote, question: &str) -> Result<Option<EmbeddedQuestion>, AskError> {
+    let server = |reason: String| AskError::Server { reason };
+    let vectors = remote
+        .embed(&[question], &|| false)
+        .map_err(|error| server(error.to_string()))?
+        .map_err(|error| server(error.message(&question)))?;
+    Ok(vectors.into_iter().next().map(|vector| EmbeddedQuestion {
+        question: Question::Single(vector),
+        words: Vec::new(),
+    }))
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use pagemill_models::{Encoder, EncoderOptions, Precision, TextRole};
 use pagemill_pipeline::{
     BatchPolicy, Field, FieldError, Fields, Item, ItemError, Outlet, Resources, Stage, StageConfig,
-    StageError,
+    StageError, Vectors,
 };
 use serde::Deserialize;
 
+use crate::generate::{ModelSetting, Remote, RemoteModel};
 use crate::models::{self, Compute, Loaded, Output};
 
 /// No tokenizer makes a token of more bytes than this on average, so a longer
@@ -20,9 +21,9 @@ const MAX_BYTES_PER_TOKEN: usize = 64;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EmbedTextConfig {
-    /// Name of the model, such as `sentence-transformers/all-MiniLM-L6-v2`, or
-    /// the path of its folder.
-    pub model: String,
+    /// Name of the model, such as `sentence-transformers/all-MiniLM-L6-v2`, the path of its
+    /// folder, or `{ url = "http://127.0.0.1:8000/v1", name = "..." }`.
+    pub model: ModelSetting,
     /// Where to compute: `cpu`, `cuda:0`, `metal`, or `auto`, a GPU if the build and the machine
     /// have one.
     #[serde(default = "models::default_device")]
@@ -62,7 +63,7 @@ impl EmbedTextConfig {
     /// This model, on the best device, with one vector a text.
     pub fn new(model: impl Into<String>) -> Self {
         Self {
-            model: model.into(),
+            model: ModelSetting::Local(model.into()),
             device: models::default_device(),
             dtype: None,
             quantize: None,
@@ -95,18 +96,31 @@ impl StageConfig for EmbedTextConfig {
         BatchPolicy::of_items(32, 20).with_max_tokens(8192)
     }
 
+    fn workers(&self) -> usize {
+        match &self.model {
+            ModelSetting::Local(_) => 1,
+            ModelSetting::Remote(remote) => remote.concurrency.clamp(1, 256),
+        }
+    }
+
     fn revision(&self, resources: &Resources) -> String {
-        models::revision(&self.model, resources)
+        let name = self.model.local();
+        name.map_or_else(String::new, |name| models::revision(name, resources))
     }
 
     fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {
-        Ok(Box::new(EmbedText::new(self, resources)?))
+        match &self.model {
+            ModelSetting::Local(name) => Ok(Box::new(EmbedText::new(self, name, resources)?)),
+            ModelSetting::Remote(remote) => {
+                Ok(Box::new(EmbedTextRemotely::new(self, remote, resources)?))
+            }
+        }
     }
 }
 
 /// Adds vectors to each item that has text. An item whose text is empty or
 /// white space passes without any.
-pub struct EmbedText {
+struct EmbedText {
     folder: PathBuf,
     options: EncoderOptions,
     output: Output,
@@ -123,9 +137,13 @@ impl EmbedText {
     /// # Errors
     /// When a setting names nothing that there is, or the model is not found, makes another
     /// kind of output, or reads fewer tokens than `max_tokens`.
-    pub fn new(config: &EmbedTextConfig, resources: &Resources) -> Result<Self, FieldError> {
+    fn new(
+        config: &EmbedTextConfig,
+        name: &str,
+        resources: &Resources,
+    ) -> Result<Self, FieldError> {
         let mut options = config.compute().options()?;
-        let (folder, card) = models::find(&config.model, resources)?;
+        let (folder, card) = models::find(name, resources)?;
         config.output.check(card.kind)?;
         if let Some(max_tokens) = config.max_tokens {
             let n = card.max_tokens;
@@ -205,6 +223,70 @@ impl Stage for EmbedText {
     }
 }
 
+/// The same by a server.
+struct EmbedTextRemotely {
+    remote: Arc<Remote>,
+}
+
+impl EmbedTextRemotely {
+    fn new(
+        config: &EmbedTextConfig,
+        remote: &RemoteModel,
+        resources: &Resources,
+    ) -> Result<Self, FieldError> {
+        let own = [
+            ("dtype", config.dtype.is_some()),
+            ("quantize", config.quantize.is_some()),
+            ("max_tokens", config.max_tokens.is_some()),
+            ("output", config.output != Output::Vector),
+        ];
+        if let Some((field, _)) = own.into_iter().find(|(_, is_given)| *is_given) {
+            return Err(FieldError::new(
+                field,
+                "is for models of this machine, and `model` names a server",
+                format_args!("leave `{field}` out"),
+            ));
+        }
+        Ok(Self {
+            remote: remote.shared(resources)?,
+        })
+    }
+}
+
+impl Stage for EmbedTextRemotely {
+    fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
+        let texts: Vec<&str> = batch.iter().filter_map(text_to_encode).collect();
+        let vectors = if texts.is_empty() {
+            Ok(Vec::new())
+        } else {
+            self.remote.embed(&texts, &|| outlet.is_cancelled())?
+        };
+        let mut vectors = vectors.map(Vec::into_iter);
+        for mut item in batch {
+            item.remove(&Field::VECTOR.name);
+            if item.text().is_none() {
+                outlet.dead_letter(item, ItemError::missing("embed", &Field::TEXT.name));
+                continue;
+            }
+            if text_to_encode(&item).is_some() {
+                match &mut vectors {
+                    Ok(vectors) => {
+                        let vector = vectors.next().and_then(|vector| Vectors::single(vector));
+                        item.set(Field::VECTOR.name, vector.ok_or_else(too_few)?);
+                    }
+                    Err(error) => {
+                        let error = error.clone();
+                        outlet.dead_letter(item, error);
+                        continue;
+                    }
+                }
+            }
+            outlet.send(item)?;
+        }
+        Ok(())
+    }
+}
+
 /// The item's text, unless there is nothing in it to encode.
 fn text_to_encode(item: &Item) -> Option<&str> {
     item.text().filter(|text| !text.trim().is_empty())
@@ -222,8 +304,8 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
+    use pagemill_pipeline::VectorData;
     use pagemill_pipeline::testing::run_stage;
-    use pagemill_pipeline::{VectorData, Vectors};
 
     use super::*;
     use crate::testing::{BAD_WORD, TINY_DIM, TINY_MAX_TOKENS, TINY_MODEL, with_tiny_model};
@@ -233,7 +315,7 @@ mod tests {
     }
 
     fn embed(root: &Path) -> EmbedText {
-        EmbedText::new(&tiny(), &with_tiny_model(root)).unwrap()
+        EmbedText::new(&tiny(), TINY_MODEL, &with_tiny_model(root)).unwrap()
     }
 
     fn page(text: &str, page: u32) -> Item {
@@ -321,7 +403,7 @@ mod tests {
     fn stages_of_a_run_that_name_the_same_model_share_it() {
         let root = tempfile::tempdir().unwrap();
         let resources = with_tiny_model(root.path());
-        let mut stages = [0, 1].map(|_| EmbedText::new(&tiny(), &resources).unwrap());
+        let mut stages = [0, 1].map(|_| EmbedText::new(&tiny(), TINY_MODEL, &resources).unwrap());
         for stage in &mut stages {
             stage.start().unwrap();
         }
@@ -331,7 +413,7 @@ mod tests {
             max_tokens: Some(5),
             ..tiny()
         };
-        let mut stage = EmbedText::new(&shorter, &resources).unwrap();
+        let mut stage = EmbedText::new(&shorter, TINY_MODEL, &resources).unwrap();
         stage.start().unwrap();
         assert!(!Arc::ptr_eq(&a, &stage.encoder.unwrap()));
     }
@@ -350,7 +432,7 @@ mod tests {
     fn settings_that_cannot_be_used_are_refused_by_name() {
         let root = tempfile::tempdir().unwrap();
         let resources = with_tiny_model(root.path());
-        let refused = |config: &EmbedTextConfig| EmbedText::new(config, &resources).err().unwrap();
+        let refused = |config: &EmbedTextConfig| config.build(&resources).err().unwrap();
         let error = refused(&EmbedTextConfig {
             device: "gpu".into(),
             ..tiny()
@@ -389,7 +471,7 @@ mod tests {
             model: root.path().to_str().unwrap().into(),
             ..tiny()
         };
-        let error = EmbedText::new(&config, &resources).err().unwrap();
+        let error = config.build(&resources).err().unwrap();
         assert!(
             error
                 .to_string()

@@ -3,7 +3,7 @@
 //! In the order in which data flows: [`ReadFiles`] and [`Stdin`] bring documents
 //! in, [`RenderPdf`] makes pages of PDFs and, after it, [`DecodeImage`] of pictures;
 //! [`Resize`] and [`Thumbnail`] work on their pixels; [`ChunkText`] splits
-//! their text, and [`EmbedText`] turns it into vectors; [`PrepareImage`] lays pixels out
+//! their text, and [`EmbedTextConfig`] turns it into vectors; [`PrepareImage`] lays pixels out
 //! for a visual encoder, and [`EmbedImage`] runs it; [`PoolVectors`] makes the
 //! vectors of a page fewer, and [`Binarize`] makes bits of them. What writes about pages is in
 //! [`generate`].
@@ -71,7 +71,7 @@ pub use binarize::{Binarize, BinarizeConfig};
 pub use chunk_text::{ChunkText, ChunkTextConfig};
 pub use decode_image::{DecodeImage, DecodeImageConfig};
 pub use embed_image::{EmbedImage, EmbedImageConfig};
-pub use embed_text::{EmbedText, EmbedTextConfig, Role as TextRole};
+pub use embed_text::{EmbedTextConfig, Role as TextRole};
 pub use models::Output;
 pub use patches::PreparedImage;
 pub use pool_vectors::{PoolMethod, PoolVectors, PoolVectorsConfig};

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pagemill_models::{
-    Embedding, Encoder, EncoderKind, EncoderOptions, Generator, ImageProcessor, ModelCard, ModelError,
-    ModelPlaces, Numbers, resolve,
+    Embedding, Encoder, EncoderKind, EncoderOptions, Generator, ImageProcessor, ModelCard,
+    ModelError, ModelPlaces, Numbers, resolve,
 };
 use pagemill_pipeline::{
     Field, FieldError, Item, ItemError, Resources, StageError, VectorData, Vectors,

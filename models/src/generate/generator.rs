@@ -463,9 +463,13 @@ fn end_ids(
         ids.clone_from(&config.end_token_ids);
     }
     if ids.is_empty() {
-        let token = folders.iter().find_map(|folder| template::end_token(folder));
+        let token = folders
+            .iter()
+            .find_map(|folder| template::end_token(folder));
         let token = token.map(Piece::Special);
-        let id = pieces.iter().position(|piece| Some(piece) == token.as_ref());
+        let id = pieces
+            .iter()
+            .position(|piece| Some(piece) == token.as_ref());
         ids.extend(id.map(|id| id as u32));
     }
     ids.retain(|id| (*id as usize) < pieces.len());

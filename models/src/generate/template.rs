@@ -83,7 +83,8 @@ impl ChatTemplate {
             .expect("the delimiters are the usual ones");
         environment.set_syntax(syntax);
         environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: &str| calendar::now(format));
         environment.add_filter("tojson", to_json);
@@ -105,8 +106,10 @@ impl ChatTemplate {
 
     /// The prompt of a conversation, ready for the assistant's answer.
     pub(super) fn render(&self, messages: &[Message]) -> Result<String, GenerateProblem> {
-        let messages: Vec<TemplateMessage> =
-            messages.iter().map(|message| self.message(message)).collect();
+        let messages: Vec<TemplateMessage> = messages
+            .iter()
+            .map(|message| self.message(message))
+            .collect();
         let context = context! {
             messages => Value::from(Serde(&messages)),
             add_generation_prompt => true,
@@ -222,7 +225,9 @@ pub(super) fn end_token(folder: &Path) -> Option<String> {
 }
 
 fn failed(error: &Error, path: PathBuf) -> GenerateProblem {
-    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    let detail = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), str::to_owned);
     let problem = match error.line() {
         Some(line) => format!("line {line}: {detail}"),
         None => detail,
@@ -348,12 +353,19 @@ mod tests {
 
     #[test]
     fn what_templates_use_of_python_is_there() {
-        assert_eq!(render("{{ messages[0].content.upper().strip() }}").unwrap(), "HI");
-        assert_eq!(render("{{ {'a': [1, '<é>']} | tojson }}").unwrap(), r#"{"a": [1, "<é>"]}"#);
+        assert_eq!(
+            render("{{ messages[0].content.upper().strip() }}").unwrap(),
+            "HI"
+        );
+        assert_eq!(
+            render("{{ {'a': [1, '<é>']} | tojson }}").unwrap(),
+            r#"{"a": [1, "<é>"]}"#
+        );
         assert_eq!(render("{{ [1] | tojson(indent=2) }}").unwrap(), "[\n  1\n]");
         let year = render("{{ strftime_now('%Y') }}").unwrap();
         assert!(year.parse::<i32>().unwrap() >= 2024, "{year}");
-        let blocks = "  {% if true %}\nx\n  {% endif %}\n{%- for m in messages %}{% break %}{% endfor %}";
+        let blocks =
+            "  {% if true %}\nx\n  {% endif %}\n{%- for m in messages %}{% break %}{% endfor %}";
         assert_eq!(render(blocks).unwrap(), "x\n");
     }
 
@@ -364,8 +376,12 @@ mod tests {
             "the chat template fails (line 2: no tools here): m/chat_template.jinja"
         );
         let error = render("{% if %}").unwrap_err();
-        assert!(error.contains("line 1: ") && error.ends_with("m/chat_template.jinja"), "{error}");
-        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
+        assert!(
+            error.contains("line 1: ") && error.ends_with("m/chat_template.jinja"),
+            "{error}"
+        );
+        let endless =
+            "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
         assert!(render(endless).unwrap_err().contains("fuel"));
     }
 

@@ -145,5 +145,5 @@ fn round(value: f32) -> i32 {
     let sum = value + MAGIC;
     let lost = value - (sum - MAGIC);
     let even = (sum.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
-    even + i32::from(lost == 0.5 && value > 0.0) - i32::from(lost == -0.5 && value < 0.0)
+    even + i32::from(lost >= 0.5 && value > 0.0) - i32::from(lost <= -0.5 && value < 0.0)
 }

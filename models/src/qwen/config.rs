@@ -206,7 +206,9 @@ pub(crate) fn speaks(config: &Value) -> bool {
     known.is_some()
         && config.get("vlm_config").is_none()
         && match architecture {
-            Some(name) => name.ends_with("ForConditionalGeneration") || name.ends_with("ForCausalLM"),
+            Some(name) => {
+                name.ends_with("ForConditionalGeneration") || name.ends_with("ForCausalLM")
+            }
             None => !model_type.is_some_and(|name| name.starts_with("col")),
         }
 }

@@ -2,9 +2,9 @@ use candle_core::{DType, Tensor};
 
 use super::*;
 use crate::loader::{Loader, LoaderOptions, canonical_qwen_name};
-use crate::qwen::cache::KvCache;
 use crate::open::open_model;
 use crate::preprocess::ImageProcessor;
+use crate::qwen::cache::KvCache;
 use crate::reference::{Expected, difference, patches, shared};
 
 /// A network that speaks, from a folder of the shared set.

@@ -8,7 +8,6 @@ use serde_json::Value as Json;
 
 use super::host::{Host, Unanswered};
 use super::settings::{LocalSpeaker, Speaker};
-use crate::models;
 use crate::patches::{self, PreparedImage};
 
 /// One question about one item.

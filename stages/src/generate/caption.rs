@@ -1,8 +1,6 @@
 //! `kind = "caption"`: a sentence about each picture.
 
-use pagemill_pipeline::{
-    FieldError, Fields, Item, ItemError, Resources, Stage, StageConfig,
-};
+use pagemill_pipeline::{FieldError, Fields, Item, ItemError, Resources, Stage, StageConfig};
 
 use super::ask::{Answer, Ask, Wanted};
 use super::prompt::{PromptTemplate, read_fields};
@@ -69,7 +67,7 @@ impl StageConfig for CaptionConfig {
 
 /// Asks for a sentence about a picture.
 #[derive(Debug)]
-pub struct Caption {
+struct Caption {
     prompt: PromptTemplate,
     fields: TextFields,
     max_new_tokens: usize,

@@ -82,7 +82,8 @@ fn fields(into: &str) -> [Field; 3] {
 impl StageConfig for ClassifyConfig {
     const KIND: &'static str = "classify";
     const ABOUT: &'static str = "one of several labels for each item, with probabilities";
-    const EXAMPLE: &'static str = "model = \"Qwen/Qwen2.5-VL-3B-Instruct\"\nlabels = [\"invoice\", \"letter\", \"other\"]\n";
+    const EXAMPLE: &'static str =
+        "model = \"Qwen/Qwen2.5-VL-3B-Instruct\"\nlabels = [\"invoice\", \"letter\", \"other\"]\n";
 
     fn fields(&self) -> Fields {
         let reads = if self.image {
@@ -106,7 +107,11 @@ impl StageConfig for ClassifyConfig {
         TextFields::new(&self.into)?;
         let task = Classify {
             prompt: PromptTemplate::new("prompt", &self.prompt)?,
-            labels: self.labels.iter().map(|label| label.trim().to_owned()).collect(),
+            labels: self
+                .labels
+                .iter()
+                .map(|label| label.trim().to_owned())
+                .collect(),
             fields: fields(&self.into),
             image: self.image,
         };
@@ -116,7 +121,7 @@ impl StageConfig for ClassifyConfig {
 
 /// Asks how likely labels are.
 #[derive(Debug)]
-pub struct Classify {
+struct Classify {
     prompt: PromptTemplate,
     labels: Arc<[String]>,
     fields: [Field; 3],
@@ -128,7 +133,11 @@ impl Task for Classify {
 
     fn ask(&self, item: &Item) -> Result<Ask, ItemError> {
         let question = self.prompt.render(Self::ACTION, item)?;
-        let labels: Vec<String> = self.labels.iter().map(|label| format!("- {label}")).collect();
+        let labels: Vec<String> = self
+            .labels
+            .iter()
+            .map(|label| format!("- {label}"))
+            .collect();
         let labels = labels.join("\n");
         Ok(Ask {
             system: None,
@@ -145,13 +154,21 @@ impl Task for Classify {
 
     fn put(&self, item: &mut Item, answer: Answer) -> Result<(), ItemError> {
         let Answer::Scores(scores) = answer else {
-            return Err(ItemError::new(Self::ACTION, "the model spoke instead of scoring").hint("report this"));
+            return Err(
+                ItemError::new(Self::ACTION, "the model spoke instead of scoring")
+                    .hint("report this"),
+            );
         };
         let probabilities = softmax(&scores).ok_or_else(|| {
-            ItemError::new(Self::ACTION, "the model gave a likelihood that is no number")
+            ItemError::new(
+                Self::ACTION,
+                "the model gave a likelihood that is no number",
+            )
         })?;
-        let best = (0..probabilities.len()).max_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]));
-        let best = best.ok_or_else(|| ItemError::new(Self::ACTION, "the model gave no likelihood"))?;
+        let best =
+            (0..probabilities.len()).max_by(|a, b| probabilities[*a].total_cmp(&probabilities[*b]));
+        let best =
+            best.ok_or_else(|| ItemError::new(Self::ACTION, "the model gave no likelihood"))?;
         let all: serde_json::Map<_, _> = self
             .labels
             .iter()
@@ -161,7 +178,10 @@ impl Task for Classify {
         let [label, probability, every] = &self.fields;
         item.set(label.name.clone(), self.labels[best].as_str());
         item.set(probability.name.clone(), probabilities[best]);
-        item.set(every.name.clone(), serde_json::Value::Object(all).to_string().as_str());
+        item.set(
+            every.name.clone(),
+            serde_json::Value::Object(all).to_string().as_str(),
+        );
         Ok(())
     }
 }
@@ -184,7 +204,9 @@ mod tests {
     #[test]
     fn likelihoods_become_probabilities() {
         let p = softmax(&[-1000.0, -1000.0 - 2_f64.ln(), f64::NEG_INFINITY]).unwrap();
-        assert!((p[0] - 2.0 / 3.0).abs() < 1e-12 && (p[1] - 1.0 / 3.0).abs() < 1e-12 && p[2] == 0.0);
+        assert!(
+            (p[0] - 2.0 / 3.0).abs() < 1e-12 && (p[1] - 1.0 / 3.0).abs() < 1e-12 && p[2] == 0.0
+        );
         assert!(softmax(&[f64::NAN, 0.0]).is_none());
         assert!(softmax(&[f64::NEG_INFINITY; 2]).is_none());
     }

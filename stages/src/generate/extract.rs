@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use pagemill_pipeline::{
-    FieldError, Fields, Item, ItemError, Resources, Stage, StageConfig,
-};
+use pagemill_pipeline::{FieldError, Fields, Item, ItemError, Resources, Stage, StageConfig};
 use serde_json::Value as Json;
 
 use super::ask::{Answer, Ask, Finish, Grammar, Wanted};
@@ -101,7 +99,7 @@ impl StageConfig for ExtractConfig {
 }
 
 /// Asks for an object that keeps to a schema.
-pub struct Extract {
+struct Extract {
     prompt: PromptTemplate,
     shown: String,
     grammar: Arc<Grammar>,
@@ -117,7 +115,10 @@ impl Task for Extract {
         let told = self.prompt.render(Self::ACTION, item)?;
         Ok(Ask {
             system: None,
-            prompt: format!("{told}\nAnswer with JSON that keeps to this schema:\n{}", self.shown),
+            prompt: format!(
+                "{told}\nAnswer with JSON that keeps to this schema:\n{}",
+                self.shown
+            ),
             hint: None,
             picture: None,
             wanted: Wanted::Text {
@@ -135,7 +136,10 @@ impl Task for Extract {
     fn put(&self, item: &mut Item, answer: Answer) -> Result<(), ItemError> {
         let said = text_of(Self::ACTION, answer)?;
         if said.finish != Finish::Stop {
-            let reason = format!("the answer was cut off ({}) before its JSON ended", said.finish.name());
+            let reason = format!(
+                "the answer was cut off ({}) before its JSON ended",
+                said.finish.name()
+            );
             return Err(ItemError::new(Self::ACTION, reason)
                 .hint("raise `max_new_tokens`, or bound the schema's strings and arrays"));
         }

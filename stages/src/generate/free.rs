@@ -1,9 +1,7 @@
 //! `kind = "generate"`: whatever a prompt over the item's fields asks for.
 
 use pagemill_models::{Limits, Sampling};
-use pagemill_pipeline::{
-    FieldError, Fields, Item, ItemError, Resources, Stage, StageConfig,
-};
+use pagemill_pipeline::{FieldError, Fields, Item, ItemError, Resources, Stage, StageConfig};
 
 use super::ask::{Answer, Ask, Wanted};
 use super::prompt::{PromptTemplate, read_fields};
@@ -68,16 +66,26 @@ fn one() -> f32 {
 impl GenerateConfig {
     fn templates(&self) -> Vec<&str> {
         let system = self.system.as_deref();
-        std::iter::once(self.prompt.as_str()).chain(system).collect()
+        std::iter::once(self.prompt.as_str())
+            .chain(system)
+            .collect()
     }
 
     fn check_sampling(&self) -> Result<(), FieldError> {
         let wrong = |field, problem: &str, hint: &str| Err(FieldError::new(field, problem, hint));
         if !(0.0..=10.0).contains(&self.temperature) {
-            return wrong("temperature", "must be from 0 to 10", "0 is greedy, 1 as trained");
+            return wrong(
+                "temperature",
+                "must be from 0 to 10",
+                "0 is greedy, 1 as trained",
+            );
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return wrong("top_p", "must be above 0 and at most 1", "leave it out for 1");
+            return wrong(
+                "top_p",
+                "must be above 0 and at most 1",
+                "leave it out for 1",
+            );
         }
         if !(self.repetition_penalty > 0.0 && self.repetition_penalty <= 10.0) {
             let hint = "leave it out for 1, which is none";
@@ -118,7 +126,9 @@ impl StageConfig for GenerateConfig {
         let system = self.system.as_deref();
         let task = Generate {
             prompt: PromptTemplate::new("prompt", &self.prompt)?,
-            system: system.map(|text| PromptTemplate::new("system", text)).transpose()?,
+            system: system
+                .map(|text| PromptTemplate::new("system", text))
+                .transpose()?,
             fields: TextFields::new(&self.into)?,
             image: self.image,
             sampling: Sampling {
@@ -140,7 +150,7 @@ impl StageConfig for GenerateConfig {
 
 /// Asks what a prompt says.
 #[derive(Debug)]
-pub struct Generate {
+struct Generate {
     prompt: PromptTemplate,
     system: Option<PromptTemplate>,
     fields: TextFields,
@@ -155,7 +165,9 @@ impl Task for Generate {
     fn ask(&self, item: &Item) -> Result<Ask, ItemError> {
         let system = self.system.as_ref();
         Ok(Ask {
-            system: system.map(|system| system.render(Self::ACTION, item)).transpose()?,
+            system: system
+                .map(|system| system.render(Self::ACTION, item))
+                .transpose()?,
             prompt: self.prompt.render(Self::ACTION, item)?,
             hint: None,
             picture: None,

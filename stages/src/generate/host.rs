@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
 use pagemill_models::{
     Event, GenerateRequest, Generator, GeneratorOptions, Limits, Message, ModelError, Part,
-    Patches, RequestId,
+    Patches, RequestId, Sampling,
 };
 use pagemill_pipeline::StageError;
 
@@ -59,7 +59,9 @@ impl Host {
     pub(super) fn start(folder: PathBuf, options: GeneratorOptions) -> Result<Self, StageError> {
         let (jobs, waiting) = unbounded();
         let (loaded, is_loaded) = bounded(1);
-        let name = folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into());
+        let name = folder
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into());
         let run = move || match Generator::load(&folder, &options) {
             Ok(generator) => {
                 let _ = loaded.send(Ok(())); // Whoever started it may have given up.
@@ -69,7 +71,8 @@ impl Host {
                 let _ = loaded.send(Err(error));
             }
         };
-        let failed = |error: String| StageError::fatal(error, "see the lines above, and report this");
+        let failed =
+            |error: String| StageError::fatal(error, "see the lines above, and report this");
         let thread = std::thread::Builder::new()
             .name("pagemill-model".into())
             .spawn(run)
@@ -169,7 +172,8 @@ impl Running {
                     self.generator.cancel(*id);
                 }
             }
-            self.asked.retain(|_, asked| !asked.is_cancelled.load(Ordering::Relaxed));
+            self.asked
+                .retain(|_, asked| !asked.is_cancelled.load(Ordering::Relaxed));
             match self.generator.step() {
                 Ok(events) => events.into_iter().for_each(|event| self.tell(event)),
                 Err(error) => {
@@ -212,24 +216,47 @@ impl Running {
     }
 
     fn begin(&mut self, job: Job) {
-        let Job { mut ask, reply, is_cancelled } = job;
+        let Job {
+            mut ask,
+            reply,
+            is_cancelled,
+        } = job;
         let note = fit_hint(&mut ask, &self.generator);
         let request = request_of(&ask);
         if let Wanted::Scores(labels) = &ask.wanted {
             let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-            let scores = self.generator.score(&request, &labels);
+            let mut scores = self.generator.score(&request, &labels);
+            if scores.is_err() && !self.generator.is_idle() {
+                // Perhaps there was no room beside the others: they go first.
+                self.finish_all();
+                scores = self.generator.score(&request, &labels);
+            }
             let answer = scores.map(Answer::Scores);
             let _ = reply.send(answer.map_err(|error| Unanswered::Item(Box::new(error))));
             return;
         }
         match self.generator.submit(request) {
             Ok(id) => {
-                let asked = Asked { reply, is_cancelled, note };
+                let asked = Asked {
+                    reply,
+                    is_cancelled,
+                    note,
+                };
                 self.asked.insert(id, asked);
             }
             // Who is gone needs no answer, here and below.
             Err(error) => {
                 let _ = reply.send(Err(Unanswered::Item(Box::new(error))));
+            }
+        }
+    }
+
+    /// Steps until every answer has ended.
+    fn finish_all(&mut self) {
+        while !self.generator.is_idle() {
+            match self.generator.step() {
+                Ok(events) => events.into_iter().for_each(|event| self.tell(event)),
+                Err(error) => return self.break_off(&error),
             }
         }
     }
@@ -273,7 +300,10 @@ fn fit_hint(ask: &mut Ask, generator: &Generator) -> Option<String> {
         Some(Picture::Patches(patches)) => patches.grid.n_tokens(),
         _ => 0,
     };
-    let n_system = ask.system.as_deref().map_or(0, |text| generator.count(text));
+    let n_system = ask
+        .system
+        .as_deref()
+        .map_or(0, |text| generator.count(text));
     let taken = n_system + generator.count(&ask.prompt) + n_picture + n_new + TEMPLATE_ROOM;
     let room = generator.max_context().saturating_sub(taken);
     let n_tokens = generator.count(hint);
@@ -288,7 +318,9 @@ fn fit_hint(ask: &mut Ask, generator: &Generator) -> Option<String> {
         hint.truncate(hint.floor_char_boundary(end));
         n_left = generator.count(hint);
     }
-    Some(format!("the words were cut from {n_tokens} to {n_left} tokens"))
+    Some(format!(
+        "the words were cut from {n_tokens} to {n_left} tokens"
+    ))
 }
 
 fn request_of(ask: &Ask) -> GenerateRequest {
@@ -319,7 +351,7 @@ fn request_of(ask: &Ask) -> GenerateRequest {
             let constraint = grammar.as_ref().map(|grammar| grammar.constraint.clone());
             (sampling.clone(), limits.clone(), constraint)
         }
-        Wanted::Scores(_) => Default::default(),
+        Wanted::Scores(_) => (Sampling::default(), Limits::default(), None),
     };
     GenerateRequest {
         messages,

@@ -28,12 +28,10 @@ mod task;
 
 mod transcribe;
 
-pub use caption::{Caption, CaptionConfig};
-pub use classify::{Classify, ClassifyConfig};
-pub use extract::{Extract, ExtractConfig};
-pub use free::{Generate, GenerateConfig};
-pub use remote::{RemoteModel, Secret};
+pub use caption::CaptionConfig;
+pub use classify::ClassifyConfig;
+pub use extract::ExtractConfig;
+pub use free::GenerateConfig;
+pub use remote::{Remote, RemoteModel, Secret};
 pub use settings::ModelSetting;
-pub use transcribe::{Transcribe, TranscribeConfig};
-
-pub(crate) use remote::Remote;
+pub use transcribe::TranscribeConfig;

@@ -107,8 +107,12 @@ fn show(value: &Value) -> Option<Shown> {
 
 /// Adds what templates name to what a node reads: text, or a number or flag in its place.
 pub(super) fn read_fields(mut fields: Fields, templates: &[&str]) -> Fields {
-    let known = templates.iter().filter_map(|text| PromptTemplate::new("prompt", text).ok());
-    let mut names: Vec<Field> = known.flat_map(|prompt| prompt.fields().collect::<Vec<_>>()).collect();
+    let known = templates
+        .iter()
+        .filter_map(|text| PromptTemplate::new("prompt", text).ok());
+    let mut names: Vec<Field> = known
+        .flat_map(|prompt| prompt.fields().collect::<Vec<_>>())
+        .collect();
     names.sort_by(|a, b| a.name.cmp(&b.name));
     names.dedup();
     for field in names {
@@ -140,7 +144,11 @@ mod tests {
         let item = Item::of_text("a.pdf", "the mill").with_page(3);
         let item = item.with("page_count", 7_i64);
         assert_eq!(
-            rendered("{{ uri }}, {{ page }} of {{ page_count }}: {{ text | upper }}", &item).unwrap(),
+            rendered(
+                "{{ uri }}, {{ page }} of {{ page_count }}: {{ text | upper }}",
+                &item
+            )
+            .unwrap(),
             "a.pdf, 3 of 7: THE MILL"
         );
         assert_eq!(rendered("no field", &item).unwrap(), "no field");
@@ -158,20 +166,31 @@ mod tests {
     #[test]
     fn what_is_no_template_is_refused() {
         for template in ["", " ", "{{ text", "{% for %}"] {
-            assert!(PromptTemplate::new("prompt", template).is_err(), "{template}");
+            assert!(
+                PromptTemplate::new("prompt", template).is_err(),
+                "{template}"
+            );
         }
     }
 
     #[test]
     fn a_template_cannot_run_for_ever() {
         let item = Item::of_text("a.pdf", "x");
-        let endless = "{% for i in range(9999) %}{% for j in range(9999) %}x{% endfor %}{% endfor %}";
-        assert!(rendered(endless, &item).unwrap_err().contains("cannot be filled in"));
+        let endless =
+            "{% for i in range(9999) %}{% for j in range(9999) %}x{% endfor %}{% endfor %}";
+        assert!(
+            rendered(endless, &item)
+                .unwrap_err()
+                .contains("cannot be filled in")
+        );
     }
 
     #[test]
     fn the_check_knows_what_a_prompt_reads() {
-        let fields = read_fields(Fields::default(), &["{{ a }} {{ page }}", "{% if b %}{{ a }}{% endif %}"]);
+        let fields = read_fields(
+            Fields::default(),
+            &["{{ a }} {{ page }}", "{% if b %}{{ a }}{% endif %}"],
+        );
         assert!(fields.looks_at("a", FieldType::Text) && fields.looks_at("b", FieldType::Integer));
         assert!(!fields.looks_at("page", FieldType::Text));
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::Cursor;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -10,7 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
-use pagemill_pipeline::{FieldError, Image, ItemError, StageError};
+use pagemill_pipeline::{FieldError, Image, ItemError, Resources, StageError};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
@@ -36,12 +37,12 @@ pub struct Secret(String);
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Two servers with two keys are two servers.
-        write!(f, "secret {}", blake3_of(&self.0))
+        write!(f, "secret {}", mark_of(&self.0))
     }
 }
 
 /// Tells secrets apart without telling them.
-fn blake3_of(text: &str) -> String {
+fn mark_of(text: &str) -> String {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
@@ -101,11 +102,18 @@ impl RemoteModel {
         }
     }
 
-    /// Checks the settings.
+    /// The server, one for all stages of a run, so that the limit of requests is theirs
+    /// together.
     ///
     /// # Errors
-    /// One that cannot be used.
-    pub(crate) fn check(&self) -> Result<(), FieldError> {
+    /// A setting that cannot be used.
+    pub(crate) fn shared(&self, resources: &Resources) -> Result<Arc<Remote>, FieldError> {
+        self.check()?;
+        let place = format!("{self:?}");
+        Ok(resources.get_or_insert(&place, || Remote::new(self)))
+    }
+
+    fn check(&self) -> Result<(), FieldError> {
         let wrong = |problem: &str, hint: &str| Err(FieldError::new("model", problem, hint));
         if !self.url.starts_with("http://") && !self.url.starts_with("https://") {
             return wrong(
@@ -124,7 +132,8 @@ impl RemoteModel {
 }
 
 /// A server, with the requests that are under way.
-pub(crate) struct Remote {
+#[derive(Debug)]
+pub struct Remote {
     settings: RemoteModel,
     agent: ureq::Agent,
     /// A request puts something in, and takes it out when it ends.
@@ -142,10 +151,13 @@ enum Refused {
 }
 
 impl Remote {
-    pub(crate) fn new(settings: &RemoteModel) -> Self {
+    /// Makes no request yet.
+    pub fn new(settings: &RemoteModel) -> Self {
         let agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
-            .timeout_connect(Some(Duration::from_secs(10).min(Duration::from_secs(settings.timeout_s))))
+            .timeout_connect(Some(
+                Duration::from_secs(10).min(Duration::from_secs(settings.timeout_s)),
+            ))
             .timeout_global(Some(Duration::from_secs(settings.timeout_s)))
             .build();
         Self {
@@ -177,25 +189,26 @@ impl Remote {
         }
     }
 
-    /// One vector for each text.
+    /// One vector for each text, all of one length.
     ///
     /// # Errors
-    /// As [`Remote::answer`]; the inner one is for these texts.
-    pub(crate) fn embed(
+    /// The server wants another key, or knows no such model; or `is_cancelled`. The inner one
+    /// is for these texts.
+    pub fn embed(
         &self,
         texts: &[&str],
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<Result<Vec<Vec<f32>>, ItemError>, StageError> {
-        let request = json!({ "model": self.settings.name, "input": texts, "encoding_format": "float" });
+        let request =
+            json!({ "model": self.settings.name, "input": texts, "encoding_format": "float" });
         let read = |reply: &Json| read_vectors(reply, texts.len());
         let vectors = self.call("embeddings", &request, &read, is_cancelled)?;
         Ok(vectors.map_err(|why| self.failed("embed", &why)))
     }
 
     fn failed(&self, action: &'static str, why: &str) -> ItemError {
-        ItemError::new(action, format_args!("{} {why}", self.settings.url)).hint(
-            "see whether the server runs; `pagemill dead-letters retry` tries again",
-        )
+        ItemError::new(action, format_args!("{} {why}", self.settings.url))
+            .hint("see whether the server runs; `pagemill dead-letters retry` tries again")
     }
 
     /// Makes a request until it is answered. Inside, why it never was.
@@ -256,9 +269,10 @@ impl Remote {
         }
         let answer = self.request(path, request);
         let _ = self.under_way.1.try_recv(); // What was put in above, or another's.
-        Ok(answer.and_then(|reply| {
-            read(&reply).map_err(|why| Refused::ForNow { why, wait: None })
-        }))
+        Ok(
+            answer
+                .and_then(|reply| read(&reply).map_err(|why| Refused::ForNow { why, wait: None })),
+        )
     }
 
     fn request(&self, path: &str, request: &Json) -> Result<Json, Refused> {
@@ -268,17 +282,23 @@ impl Remote {
         if let Some(Secret(key)) = &self.settings.key {
             call = call.header("authorization", format!("Bearer {key}"));
         }
-        let mut reply = call.send(request.to_string()).map_err(|error| match error {
-            ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-                Refused::All(format!("cannot be called: {error}"))
-            }
-            error => for_now(format!("gave no answer ({error})")),
-        })?;
+        let mut reply = call
+            .send(request.to_string())
+            .map_err(|error| match error {
+                ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
+                    Refused::All(format!("cannot be called: {error}"))
+                }
+                error => for_now(format!("gave no answer ({error})")),
+            })?;
         let status = reply.status().as_u16();
         let wait = reply.headers().get("retry-after");
         let wait = wait.and_then(|wait| wait.to_str().ok()?.trim().parse::<f64>().ok());
         let wait = wait.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        let body = reply.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_vec();
+        let body = reply
+            .body_mut()
+            .with_config()
+            .limit(MAX_ANSWER_BYTES)
+            .read_to_vec();
         if !(200..300).contains(&status) {
             let said = body.map(|body| what_it_says(&body)).unwrap_or_default();
             let why = format!("answered {status}{said}");
@@ -316,14 +336,20 @@ fn chat_request(model: &str, ask: &Ask) -> Result<(Json, Option<String>), String
     if let Some(hint) = ask.hint.as_deref().filter(|hint| !hint.is_empty()) {
         let end = hint.floor_char_boundary(MAX_HINT_BYTES);
         if end < hint.len() {
-            note = Some(format!("the words were cut from {} to {end} bytes", hint.len()));
+            note = Some(format!(
+                "the words were cut from {} to {end} bytes",
+                hint.len()
+            ));
         }
         text = format!("{text}\n\n{}", &hint[..end]);
     }
     let mut content = Vec::with_capacity(2);
     match &ask.picture {
         Some(Picture::Pixels(image)) => {
-            let url = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(png(image)?));
+            let url = format!(
+                "data:image/png;base64,{}",
+                BASE64_STANDARD.encode(png(image)?)
+            );
             content.push(json!({ "type": "image_url", "image_url": { "url": url } }));
         }
         Some(Picture::Patches(_)) => return Err("a server takes no patches".into()),
@@ -378,7 +404,12 @@ fn png(image: &Image) -> Result<Vec<u8>, String> {
     let encoder =
         PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Adaptive);
     encoder
-        .write_image(&image.pixels, image.width_px, image.height_px, ExtendedColorType::Rgb8)
+        .write_image(
+            &image.pixels,
+            image.width_px,
+            image.height_px,
+            ExtendedColorType::Rgb8,
+        )
         .map_err(|error| format!("its picture cannot be sent: {error}"))?;
     Ok(bytes.into_inner())
 }
@@ -388,7 +419,9 @@ fn png(image: &Image) -> Result<Vec<u8>, String> {
 /// # Errors
 /// It is none.
 fn read_answer(reply: &Json, wanted: &Wanted) -> Result<Answer, String> {
-    let choice = reply.pointer("/choices/0").ok_or("answered without a choice")?;
+    let choice = reply
+        .pointer("/choices/0")
+        .ok_or("answered without a choice")?;
     let text = choice.pointer("/message/content").and_then(Json::as_str);
     let text = text.ok_or("answered without text")?;
     let finish = match choice.get("finish_reason").and_then(Json::as_str) {
@@ -422,7 +455,9 @@ fn read_answer(reply: &Json, wanted: &Wanted) -> Result<Answer, String> {
             let p = sum.map_or(1.0, |sum| sum.min(0.0).exp());
             let rest = (1.0 - p) / labels.len().saturating_sub(1).max(1) as f64;
             let score = |i| if i == chosen { p.max(rest) } else { rest };
-            Ok(Answer::Scores((0..labels.len()).map(|i| f64::ln(score(i))).collect()))
+            Ok(Answer::Scores(
+                (0..labels.len()).map(|i| f64::ln(score(i))).collect(),
+            ))
         }
     }
 }
@@ -433,16 +468,24 @@ fn read_vectors(reply: &Json, n: usize) -> Result<Vec<Vec<f32>>, String> {
     let data = data.ok_or("answered without vectors")?;
     let mut vectors = vec![Vec::new(); n];
     for (place, entry) in data.iter().enumerate() {
-        let index = entry.get("index").and_then(Json::as_u64).unwrap_or(place as u64) as usize;
+        let index = entry
+            .get("index")
+            .and_then(Json::as_u64)
+            .unwrap_or(place as u64) as usize;
         let numbers = entry.get("embedding").and_then(Json::as_array);
         let numbers = numbers.ok_or("answered a vector that is none")?;
         let number = |number: &Json| number.as_f64().map(|x| x as f32).filter(|x| x.is_finite());
         let vector: Option<Vec<f32>> = numbers.iter().map(number).collect();
         let vector = vector.ok_or("answered a vector that is not finite")?;
-        *vectors.get_mut(index).ok_or("answered more vectors than texts")? = vector;
+        *vectors
+            .get_mut(index)
+            .ok_or("answered more vectors than texts")? = vector;
     }
     let dim = vectors.first().map_or(0, Vec::len);
-    if vectors.iter().any(|vector| vector.is_empty() || vector.len() != dim) {
+    if vectors
+        .iter()
+        .any(|vector| vector.is_empty() || vector.len() != dim)
+    {
         return Err("answered fewer vectors than texts, or of several lengths".into());
     }
     Ok(vectors)

@@ -47,9 +47,8 @@ pub(super) fn read(setting: &Json) -> Result<Json, FieldError> {
 /// # Errors
 /// The schema asks for what cannot be met.
 pub(super) fn grammar(schema: Json) -> Result<Grammar, FieldError> {
-    let constraint = Constraint::json_schema(&schema).map_err(|error| {
-        wrong(format_args!("cannot be met: {error}"), &error.hint())
-    })?;
+    let constraint = Constraint::json_schema(&schema)
+        .map_err(|error| wrong(format_args!("cannot be met: {error}"), &error.hint()))?;
     Ok(Grammar { schema, constraint })
 }
 
@@ -67,13 +66,21 @@ impl Columns {
         let properties = properties.filter(|properties| !properties.is_empty());
         let properties = properties.ok_or_else(|| wrong("has no `properties`", hint))?;
         if properties.len() > MAX_PROPERTIES {
-            let problem = format!("has {} properties; {MAX_PROPERTIES} is the most", properties.len());
-            return Err(wrong(problem, "put some of them into an object of their own"));
+            let problem = format!(
+                "has {} properties; {MAX_PROPERTIES} is the most",
+                properties.len()
+            );
+            return Err(wrong(
+                problem,
+                "put some of them into an object of their own",
+            ));
         }
         let mut columns = Vec::with_capacity(properties.len());
         for (property, value) in properties {
             let is_name = !property.is_empty()
-                && property.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+                && property
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || c == '_');
             if !is_name {
                 return Err(wrong(
                     format_args!("has a property that is no name of a column: `{property}`"),
@@ -101,8 +108,8 @@ impl Columns {
     /// # Errors
     /// The answer is no object, or a value does not fit its column.
     pub(super) fn put(&self, item: &mut Item, answer: &str) -> Result<(), String> {
-        let answer: Json =
-            serde_json::from_str(answer).map_err(|error| format!("the answer is no JSON: {error}"))?;
+        let answer: Json = serde_json::from_str(answer)
+            .map_err(|error| format!("the answer is no JSON: {error}"))?;
         let object = answer.as_object().ok_or("the answer is no object")?;
         for Column { property, field } in &self.columns {
             item.remove(&field.name);
@@ -168,8 +175,10 @@ mod tests {
     #[test]
     fn columns_have_the_types_of_their_properties() {
         let columns = Columns::of(&invoice(), "x_").unwrap();
-        let fields: Vec<(String, FieldType)> =
-            columns.fields().map(|field| (field.name.into_owned(), field.ty)).collect();
+        let fields: Vec<(String, FieldType)> = columns
+            .fields()
+            .map(|field| (field.name.into_owned(), field.ty))
+            .collect();
         let expected = [
             ("x_lines", FieldType::Text),
             ("x_number", FieldType::Text),
@@ -186,7 +195,8 @@ mod tests {
     fn an_answer_fills_its_columns() {
         let columns = Columns::of(&invoice(), "").unwrap();
         let mut item = Item::of_text("a.pdf", "").with("total", 3.0);
-        let answer = r#"{"number": "A-1", "total": null, "pages": 2.0, "paid": true, "lines": ["a"]}"#;
+        let answer =
+            r#"{"number": "A-1", "total": null, "pages": 2.0, "paid": true, "lines": ["a"]}"#;
         columns.put(&mut item, answer).unwrap();
         assert!(matches!(item.get("number"), Some(Value::Text(text)) if &**text == "A-1"));
         assert!(matches!(item.get("pages"), Some(Value::Integer(2))));

@@ -48,6 +48,16 @@ impl<'de> Deserialize<'de> for ModelSetting {
     }
 }
 
+impl ModelSetting {
+    /// The name of a model of this machine.
+    pub fn local(&self) -> Option<&str> {
+        match self {
+            Self::Local(name) => Some(name),
+            Self::Remote(_) => None,
+        }
+    }
+}
+
 impl From<&str> for ModelSetting {
     fn from(name: &str) -> Self {
         Self::Local(name.to_owned())
@@ -158,8 +168,7 @@ pub(super) struct LocalSpeaker {
 impl SpeakerSettings<'_> {
     /// What the node reads to show the model a picture, and what it takes away.
     pub(super) fn picture_fields(&self, reads: impl IntoIterator<Item = Field>) -> Fields {
-        let mut fields =
-            Fields::reads(reads.into_iter().chain([Field::IMAGE]));
+        let mut fields = Fields::reads(reads.into_iter().chain([Field::IMAGE]));
         if matches!(self.model, ModelSetting::Local(_)) {
             fields = fields.or_instead(&Field::IMAGE, Field::PATCHES);
         }
@@ -239,10 +248,7 @@ impl SpeakerSettings<'_> {
                 ));
             }
         }
-        remote.check()?;
-        // One for all stages of the run, so that the limit of requests is theirs together.
-        let place = format!("{remote:?}");
-        Ok(Speaker::Remote(resources.get_or_insert(&place, || Remote::new(remote))))
+        remote.shared(resources).map(Speaker::Remote)
     }
 
     fn options(&self) -> Result<GeneratorOptions, FieldError> {

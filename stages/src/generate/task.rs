@@ -55,7 +55,11 @@ impl<T: Task> TaskStage<T> {
         })
     }
 
-    fn work_on(&self, item: &mut Item, outlet: &Outlet<'_>) -> Result<Option<ItemError>, StageError> {
+    fn work_on(
+        &self,
+        item: &mut Item,
+        outlet: &Outlet<'_>,
+    ) -> Result<Option<ItemError>, StageError> {
         let asked = self.task.ask(item).and_then(|mut ask| {
             if self.task.shows_picture() {
                 ask.picture = Some(self.speaker.picture(T::ACTION, item)?);
@@ -156,7 +160,9 @@ impl TextFields {
 pub(super) fn text_of(action: &'static str, answer: Answer) -> Result<Said, ItemError> {
     match answer {
         Answer::Text(said) => Ok(said),
-        Answer::Scores(_) => Err(ItemError::new(action, "the model scored instead of speaking").hint("report this")),
+        Answer::Scores(_) => {
+            Err(ItemError::new(action, "the model scored instead of speaking").hint("report this"))
+        }
     }
 }
 

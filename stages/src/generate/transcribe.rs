@@ -80,7 +80,7 @@ impl StageConfig for TranscribeConfig {
 
 /// Asks for a page's Markdown.
 #[derive(Debug)]
-pub struct Transcribe {
+struct Transcribe {
     prompt: PromptTemplate,
     words_hint: bool,
     fields: TextFields,
@@ -91,7 +91,9 @@ impl Task for Transcribe {
     const ACTION: &'static str = "transcribe";
 
     fn ask(&self, item: &Item) -> Result<Ask, ItemError> {
-        let text = item.text().filter(|text| self.words_hint && !text.trim().is_empty());
+        let text = item
+            .text()
+            .filter(|text| self.words_hint && !text.trim().is_empty());
         Ok(Ask {
             system: None,
             prompt: self.prompt.render(Self::ACTION, item)?,
