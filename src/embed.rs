@@ -11,7 +11,7 @@ use pagemill::models::{
 };
 use safetensors::tensor::{Dtype as TensorType, TensorView};
 
-use crate::{DONE, Hinted};
+use crate::{DONE, Hinted, picture};
 
 /// Turn pictures and questions into vectors, without a pipeline.
 #[derive(Args)]
@@ -51,7 +51,7 @@ pub(crate) struct EmbedArgs {
     max_visual_tokens: Option<u32>,
 }
 
-fn parse<T: std::str::FromStr<Err = ModelError>>(name: &str) -> Result<T, String> {
+pub(crate) fn parse<T: std::str::FromStr<Err = ModelError>>(name: &str) -> Result<T, String> {
     name.parse()
         .map_err(|error: ModelError| format!("{error}; {}", error.hint()))
 }
@@ -93,14 +93,7 @@ pub(crate) fn run(args: &EmbedArgs) -> anyhow::Result<u8> {
 
 fn embed_image(encoder: &Encoder, path: &Path) -> Result<Embedding, Hinted> {
     let name = path.display().to_string();
-    let unreadable = |error: image::ImageError| {
-        let hint = "give a PNG, JPEG, TIFF or WebP file that is whole";
-        Hinted::failed(format!("cannot read the picture ({error}): {name}"), hint)
-    };
-    let reader = image::ImageReader::open(path)
-        .and_then(image::ImageReader::with_guessed_format)
-        .map_err(|error| unreadable(image::ImageError::IoError(error)))?;
-    let picture = reader.decode().map_err(unreadable)?;
+    let picture = picture::read(path)?;
     let picture = match encoder.kind() {
         // As the reference implementations do it: ColQwen's drops what is transparent, the
         // others' lay it over white.
@@ -188,10 +181,10 @@ fn bar(n: usize) -> ProgressBar {
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "it is what `map_err` gives")]
-fn failed(error: ModelError) -> Hinted {
+pub(crate) fn failed(error: ModelError) -> Hinted {
     Hinted::failed(error.to_string(), error.hint())
 }
 
-fn of(what: &str, error: &ModelError) -> Hinted {
+pub(crate) fn of(what: &str, error: &ModelError) -> Hinted {
     Hinted::failed(format!("{error}: {what}"), error.hint())
 }

@@ -5,10 +5,12 @@ mod dead_letters;
 mod drawing;
 mod embed;
 mod explain;
+mod generate;
 mod graph;
 mod ledger;
 mod metrics;
 mod models;
+mod picture;
 mod progress;
 mod run;
 mod search;
@@ -64,6 +66,8 @@ enum Command {
     Ledger(ledger::LedgerArgs),
     /// Turn pictures and questions into vectors, without a pipeline
     Embed(embed::EmbedArgs),
+    /// Ask a model about pictures, without a pipeline
+    Generate(generate::GenerateArgs),
     /// List, fetch and describe models
     Models(models::ModelsArgs),
 }
@@ -115,6 +119,7 @@ fn main() -> ExitCode {
         Command::DeadLetters(args) => dead_letters::run(&args),
         Command::Ledger(args) => ledger::run(&args),
         Command::Embed(args) => embed::run(&args),
+        Command::Generate(args) => generate::run(&args),
         Command::Models(args) => models::run(&args),
     };
     ended.map_or_else(|error| report_error(&error), ExitCode::from)

@@ -22,6 +22,9 @@ mod remote;
 
 mod schema;
 
+#[cfg(test)]
+mod server;
+
 mod settings;
 
 mod task;

@@ -20,6 +20,9 @@ use super::ask::{Answer, Ask, Finish, Outcome, Picture, Said, Wanted};
 /// How long a stage waits before it looks whether the run was cancelled.
 const PATIENCE: Duration = Duration::from_millis(50);
 
+/// The wait after the first attempt; it doubles.
+const FIRST_WAIT: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 500 });
+
 /// The longest wait between two attempts, whatever a server asks for.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 
@@ -220,7 +223,7 @@ impl Remote {
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<Result<T, String>, StageError> {
         let waits = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(500))
+            .with_min_delay(FIRST_WAIT)
             .with_max_delay(Duration::from_secs(60))
             .with_max_times(self.settings.attempts - 1)
             .with_jitter();
@@ -490,3 +493,6 @@ fn read_vectors(reply: &Json, n: usize) -> Result<Vec<Vec<f32>>, String> {
     }
     Ok(vectors)
 }
+
+#[cfg(test)]
+mod tests;
