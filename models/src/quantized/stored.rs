@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use candle_core::quantized::{GgmlDType, QMatMul, QStorage, QTensor};
 use candle_core::{Device, Result, Tensor, bail};
-use half::f16;
 use rayon::prelude::*;
 
 use super::kernel::Level;
@@ -141,33 +140,6 @@ impl Groups<'_> {
             bail!("the order of inputs is not of {n_in}");
         }
         Ok(())
-    }
-
-    /// The weights as floats, `[n_out, n_in]` f32 on the processor, in the order in which
-    /// rows come.
-    ///
-    /// # Errors
-    /// Groups that do not fit blocks.
-    pub(crate) fn dequantize(&self) -> Result<Tensor> {
-        self.check()?;
-        let mut values = vec![0.0; self.n_out * self.n_in];
-        let rows = values.par_chunks_mut(self.n_in).enumerate();
-        rows.for_each(|(output, row)| {
-            for block in 0..self.n_in.div_ceil(BLOCK) {
-                let (scale, zero) = self.of_block(output, block);
-                let scale = f16::from_bits(scale).to_f32();
-                let inputs = block * BLOCK..self.n_in.min((block + 1) * BLOCK);
-                for (input, quant) in inputs.zip(self.quants(output, block)) {
-                    let place = match &self.order {
-                        Some(order) => order[input] as usize,
-                        None => input,
-                    };
-                    let quant = i16::from(quant) - i16::from(zero);
-                    row[place] = f32::from(quant) * scale;
-                }
-            }
-        });
-        Tensor::from_vec(values, (self.n_out, self.n_in), &Device::Cpu)
     }
 
     /// The same weights as ggml's `q8_0`, which holds them all without loss.
@@ -356,4 +328,4 @@ fn nibbles(bytes: &[u8]) -> [u8; BLOCK] {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

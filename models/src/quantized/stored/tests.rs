@@ -1,6 +1,7 @@
 //! Stored formats at every level against plain loops that follow their descriptions.
 
 use candle_core::{DType, IndexOp};
+use half::f16;
 
 use super::*;
 use crate::quantized::kernel::Level;
@@ -171,7 +172,6 @@ fn matrices(level: Option<Level>) -> Vec<(String, QuantizedMatrix, Vec<Vec<f64>>
         let plain: Vec<Vec<f64>> = (0..n_out)
             .map(|output| (0..n_in).map(|input| weight(output, input)).collect())
             .collect();
-        assert_eq!(rows_of(&groups.dequantize().unwrap()), plain);
         let matrix = match level {
             Some(level) => {
                 let form = Form::Zeros(QuantizedMatrix::packed_groups(&groups, level));
@@ -248,11 +248,14 @@ fn inputs_may_be_in_another_order() {
         scale: &scale,
         order,
     };
-    let straight = rows_of(&groups(None).dequantize().unwrap());
-    let turned = rows_of(&groups(Some(order.clone())).dequantize().unwrap());
-    for (straight, turned) in straight.iter().zip(&turned) {
+    let mut turned = vec![vec![0.0; 64]; 5];
+    for (output, row) in turned.iter_mut().enumerate() {
         for (input, place) in order.iter().enumerate() {
-            assert_eq!(straight[input].to_bits(), turned[*place as usize].to_bits());
+            let mut block = [0; BLOCK];
+            quants(output, input / BLOCK, &mut block);
+            let zero = 7.0 + (input / BLOCK) as f64;
+            let scale = f64::from(f16::from_f32(0.1).to_f32());
+            row[*place as usize] = (f64::from(block[input % BLOCK]) - zero) * scale;
         }
     }
     let x = random(3, 64);
