@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::checkpoint::Checkpoint;
 use crate::col::{N_QUERY_SUFFIX, PAGE_PROMPT};
 use crate::dual;
 use crate::encoder::EncoderKind;
@@ -85,7 +86,7 @@ fn describe_late(folder: &Path) -> Result<ModelCard, ModelError> {
     let (base, config) = open::read_config(folder)?;
     let config = QwenConfig::parse(&config, &base.join("config.json"))?;
     // A card may be wanted before the weights are here.
-    let weights = Weights::open_renamed(&base, "model", canonical_qwen_name).ok();
+    let weights = Checkpoint::open(&base, canonical_qwen_name).ok();
     let head = weights
         .as_ref()
         .and_then(|weights| weights.shape("custom_text_proj.weight")?.first().copied());

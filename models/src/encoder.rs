@@ -63,6 +63,7 @@ impl EncoderOptions {
             dtype: self.dtype.unwrap_or(usual),
             quantize: self.quantize,
             quantize_vision: self.quantize_vision,
+            dequantize: false,
         }
     }
 

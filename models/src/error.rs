@@ -190,7 +190,7 @@ pub enum ModelError {
     },
 
     /// A format of quantized weights that nobody knows.
-    #[error("unknown quantization `{found}`, supported: `q8_0`, `q4_k`")]
+    #[error("unknown quantization `{found}`, supported: `q8_0`, `q6_k`, `q4_k`")]
     UnknownQuantization {
         /// The name as given.
         found: String,
@@ -331,7 +331,8 @@ impl ModelError {
                 "use `f32` on the processor, and `bf16` on a device that computes in it".into()
             }
             Self::UnknownQuantization { .. } => {
-                "use `q8_0`, which loses next to nothing, or `q4_k` where memory is short".into()
+                "use `q8_0`, which loses next to nothing, or `q6_k` or `q4_k` where memory is short"
+                    .into()
             }
             Self::DeviceUnavailable {
                 feature: Some(feature),

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::de::DeserializeOwned;
 
 use crate::error::ModelError;
+use crate::gguf;
 
 /// Reads a JSON file that must be there.
 ///
@@ -24,7 +25,28 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ModelErro
     })
 }
 
-/// Reads a JSON file if it is there.
+/// Whether a JSON file is there, or GGUF files that may say the same.
+pub(crate) fn is_there(path: &Path) -> bool {
+    path.is_file() || gguf::json::may_stand_in(path)
+}
+
+/// The bytes of a JSON file that must be there, for a library that reads them itself.
+///
+/// # Errors
+/// It is missing or unreadable.
+pub(crate) fn json_bytes(path: &Path) -> Result<Vec<u8>, ModelError> {
+    if !path.is_file() {
+        let value: serde_json::Value = read_json(path)?;
+        return Ok(value.to_string().into_bytes());
+    }
+    fs::read(path).map_err(|source| ModelError::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Reads a JSON file if it is there. Where it is not, GGUF files in its folder may say the
+/// same, and stand in for it.
 ///
 /// # Errors
 /// It is unreadable or malformed.
@@ -34,7 +56,15 @@ pub(crate) fn read_optional_json<T: DeserializeOwned>(
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(None);
+            let Some(value) = gguf::json::stand_in(path)? else {
+                return Ok(None);
+            };
+            return serde_json::from_value(value)
+                .map(Some)
+                .map_err(|source| ModelError::Json {
+                    path: path.to_owned(),
+                    source,
+                });
         }
         Err(source) => {
             return Err(ModelError::Read {

@@ -72,6 +72,12 @@ mod lora;
 
 mod quantized;
 
+mod w4a16;
+
+mod gguf;
+
+mod checkpoint;
+
 mod linear;
 
 mod ops;

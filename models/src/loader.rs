@@ -1,18 +1,20 @@
 //! A network's tensors by their canonical names, in the type it computes in.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::str::FromStr;
+use std::time::{Duration, Instant};
 
 use candle_core::{DType, Tensor};
 
+use crate::checkpoint::Checkpoint;
 use crate::device::Device;
 use crate::error::{ModelError, ShapeMismatch};
 use crate::linear::Linear;
 use crate::lora::Adapter;
 use crate::open::ModelFolders;
 use crate::quantized::QuantizedMatrix;
-use crate::weights::{Rename, Weights};
+use crate::weights::Rename;
 
 pub use crate::quantized::Quantization;
 
@@ -81,18 +83,35 @@ pub struct LoaderOptions {
     pub quantize: Option<Quantization>,
     /// Quantizes the vision tower's linear maps as well.
     pub quantize_vision: bool,
+    /// Makes floats of weights that the files have in few bits. They stay as they are otherwise,
+    /// whatever `quantize` says.
+    pub dequantize: bool,
+}
+
+/// What loading brought into memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Loaded {
+    /// Memory of the weights.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for those who report it"))]
+    pub(crate) n_bytes: usize,
+    /// From opening the files to the last tensor.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for those who report it"))]
+    pub(crate) time: Duration,
 }
 
 /// Hands out the tensors a network asks for and remembers what is wrong with them, so
 /// that one run tells everything.
 pub(crate) struct Loader<'a> {
     folders: &'a ModelFolders,
-    weights: Weights,
+    weights: Checkpoint,
     adapter: Option<Adapter>,
     device: candle_core::Device,
     dtype: DType,
     quantize: Option<Quantization>,
     quantize_vision: bool,
+    dequantize: bool,
+    started: Instant,
+    n_bytes: Cell<usize>,
     problems: RefCell<Problems>,
 }
 
@@ -115,16 +134,20 @@ impl<'a> Loader<'a> {
         rename: Rename,
         options: &LoaderOptions,
     ) -> Result<Self, ModelError> {
+        let started = Instant::now();
         let adapter = folders.adapter.as_ref();
         let adapter = adapter.map(|(folder, config)| Adapter::open(folder, config.clone(), rename));
         Ok(Self {
             folders,
-            weights: Weights::open_renamed(&folders.base, "model", rename)?,
+            weights: Checkpoint::open(&folders.base, rename)?,
             adapter: adapter.transpose()?,
             device: options.device.open()?,
             dtype: options.dtype.into(),
             quantize: options.quantize,
             quantize_vision: options.quantize_vision,
+            dequantize: options.dequantize,
+            started,
+            n_bytes: Cell::new(0),
             problems: RefCell::default(),
         })
     }
@@ -162,16 +185,32 @@ impl<'a> Loader<'a> {
     }
 
     /// The linear map of `name.weight`, `[n_out, n_in]`, and, if `bias`, `name.bias`, `[n_out]`.
-    /// Quantized if the options say so; `x` and the bias are of the network's type even then.
+    /// Weights that the file has in few bits stay so, others are quantized if the options say
+    /// so; `x` and the bias are of the network's type even then.
     pub(crate) fn linear(&self, name: &str, n_in: usize, n_out: usize, bias: bool) -> Linear {
         let bias = bias.then(|| self.tensor(&format!("{name}.bias"), &[n_out]));
         let name = format!("{name}.weight");
-        match self.quantization(&name) {
-            Some(format) => match self.quantized(&name, &[n_out, n_in], format) {
-                Some(weight) => Linear::quantized(weight, bias),
-                None => Linear::dense(self.placeholder(), bias),
-            },
-            None => Linear::dense(self.tensor(&name, &[n_out, n_in]), bias),
+        let shape = [n_out, n_in];
+        if !self.fits(&name, &shape) {
+            return Linear::dense(self.placeholder(), bias);
+        }
+        let changed = self.adapter.as_ref().is_some_and(|own| own.changes(&name));
+        let mut quantized = None;
+        if !self.dequantize && !changed {
+            let stored = self.weights.matrix(&name, &self.device);
+            quantized = self.note(stored).flatten();
+        }
+        if quantized.is_none()
+            && let Some(format) = self.quantization(&name)
+        {
+            quantized = self.quantized(&name, format);
+        }
+        match quantized {
+            Some(weight) => {
+                self.count(weight.n_bytes());
+                Linear::quantized(weight, bias)
+            }
+            None => Linear::dense(self.tensor(&name, &shape), bias),
         }
     }
 
@@ -182,23 +221,23 @@ impl<'a> Loader<'a> {
             .filter(|_| vision || name.starts_with(QUANTIZED))
     }
 
-    fn quantized(
-        &self,
-        name: &str,
-        shape: &[usize],
-        format: Quantization,
-    ) -> Option<QuantizedMatrix> {
-        let weight = self.load(name, shape, DType::F32, &candle_core::Device::Cpu)?;
+    fn quantized(&self, name: &str, format: Quantization) -> Option<QuantizedMatrix> {
+        let cpu = candle_core::Device::Cpu;
+        let weight = self.note(self.read(name, DType::F32, &cpu))?;
         let quantized = QuantizedMatrix::new(format, &weight, &self.device);
         let error = ModelError::compute("quantizing a weight");
         self.note(quantized.map_err(error))
+    }
+
+    fn count(&self, n_bytes: usize) {
+        self.n_bytes.set(self.n_bytes.get() + n_bytes);
     }
 
     /// Ends the loading.
     ///
     /// # Errors
     /// Everything that was missing or misshapen, or else what failed first.
-    pub(crate) fn finish(self) -> Result<(), ModelError> {
+    pub(crate) fn finish(self) -> Result<Loaded, ModelError> {
         let problems = self.problems.take();
         if let Some(adapter) = &self.adapter
             && problems.other.is_none()
@@ -221,7 +260,15 @@ impl<'a> Loader<'a> {
             (_, mismatches, None) if !mismatches.is_empty() => {
                 Err(ModelError::MisshapenTensors { mismatches, path })
             }
-            _ => Ok(()),
+            _ => {
+                let loaded = Loaded {
+                    n_bytes: self.n_bytes.get(),
+                    time: self.started.elapsed(),
+                };
+                let ms = loaded.time.as_millis();
+                tracing::debug!(n_bytes = loaded.n_bytes, ms, path = %path.display(), "loaded");
+                Ok(loaded)
+            }
         }
     }
 
@@ -232,19 +279,29 @@ impl<'a> Loader<'a> {
         dtype: DType,
         device: &candle_core::Device,
     ) -> Option<Tensor> {
-        let Some(found) = self.shape(name) else {
-            self.problems.borrow_mut().missing.push(name.to_owned());
-            return None;
-        };
-        if found != shape {
-            self.problems.borrow_mut().mismatches.push(ShapeMismatch {
-                name: name.to_owned(),
-                expected: shape.to_vec(),
-                found: found.to_vec(),
-            });
+        if !self.fits(name, shape) {
             return None;
         }
-        self.note(self.read(name, dtype, device))
+        let tensor = self.note(self.read(name, dtype, device))?;
+        self.count(tensor.elem_count() * tensor.dtype().size_in_bytes());
+        Some(tensor)
+    }
+
+    /// Whether the tensor is there in this shape; what is wrong is noted.
+    fn fits(&self, name: &str, shape: &[usize]) -> bool {
+        let Some(found) = self.shape(name) else {
+            self.problems.borrow_mut().missing.push(name.to_owned());
+            return false;
+        };
+        if found == shape {
+            return true;
+        }
+        self.problems.borrow_mut().mismatches.push(ShapeMismatch {
+            name: name.to_owned(),
+            expected: shape.to_vec(),
+            found: found.to_vec(),
+        });
+        false
     }
 
     /// The value, or `None` once its error is noted.

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::error::ModelError;
 use crate::files;
+use crate::gguf;
 use crate::lora::AdapterConfig;
 use crate::resolve::{ModelPlaces, resolve};
 
@@ -42,7 +43,7 @@ pub(crate) fn open_model(folder: &Path) -> Result<ModelFolders, ModelError> {
             .or_else(|error| base.find(&beside.ok_or(error)?))?
     };
     // An adapter on an adapter would need its base's base.
-    if !base.join("config.json").is_file() {
+    if !files::is_there(&base.join("config.json")) {
         return Err(ModelError::MissingFile {
             file: "config.json".into(),
             folder: base,
@@ -96,7 +97,7 @@ pub(crate) fn base_of(folder: &Path) -> Result<Option<Base>, ModelError> {
 /// The configuration of the adapter in `folder`, unless a whole model is there.
 fn adapter_config(folder: &Path) -> Result<Option<AdapterConfig>, ModelError> {
     let own_weights = ["model.safetensors", "model.safetensors.index.json"];
-    if own_weights.iter().any(|file| folder.join(file).is_file()) {
+    if own_weights.iter().any(|file| folder.join(file).is_file()) || gguf::is_in(folder) {
         return Ok(None);
     }
     AdapterConfig::read(folder)

@@ -1,8 +1,10 @@
-//! Linear maps whose weights are 8- or 4-bit whole numbers with scales.
+//! Linear maps whose weights are 8-, 6- or 4-bit whole numbers with scales.
 //!
 //! The formats are ggml's: `q8_0` gives each 32 weights of a row a scale, `q4_k` a scale
-//! and a minimum, themselves in 6 bits with a shared scale for 256. Rows that meet the
-//! weights are quantized on the way as `q8_0`, so that the products are of whole numbers.
+//! and a minimum, themselves in 6 bits with a shared scale for 256, `q6_k` each 16 a scale,
+//! in 8 bits with a shared one. [`stored`] takes over what files have in these and others.
+//! Rows that meet the weights are quantized on the way as `q8_0`, so that the products are of
+//! whole numbers.
 //!
 //! On an x86 processor with AVX2 or better the weights lie in tiles and meet our own
 //! kernel: candle's, on such a processor, needs widths that are multiples of 256 to be any
@@ -12,6 +14,8 @@
 //! rows alike, which changes no product.
 
 #[cfg(target_arch = "x86_64")]
+mod few_bits;
+#[cfg(target_arch = "x86_64")]
 mod kernel;
 #[cfg(not(target_arch = "x86_64"))]
 #[path = "quantized/no_kernel.rs"]
@@ -19,6 +23,7 @@ mod kernel;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
 mod packed;
+pub(crate) mod stored;
 mod tiles;
 
 #[cfg(test)]
@@ -36,7 +41,7 @@ use candle_core::{
 use crate::error::ModelError;
 use kernel::Level;
 use packed::Packed;
-use tiles::{Tile4, Tile8};
+use tiles::{Flat4, Tile4, Tile6, Tile8};
 
 /// A format of fewer bits for the weights of linear maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,6 +49,8 @@ use tiles::{Tile4, Tile8};
 pub enum Quantization {
     /// 8 bits and a scale for each 32: 8.5 bits a weight. Hardly to be told from f32.
     Q8_0,
+    /// 6 bits and a scale for each 16: 6.6 bits a weight.
+    Q6K,
     /// 4 bits, and a scale and a minimum for each 32: 4.5 bits a weight.
     Q4K,
 }
@@ -54,6 +61,7 @@ impl FromStr for Quantization {
     fn from_str(name: &str) -> std::result::Result<Self, ModelError> {
         match name {
             "q8_0" => Ok(Self::Q8_0),
+            "q6_k" => Ok(Self::Q6K),
             "q4_k" => Ok(Self::Q4K),
             _ => Err(ModelError::UnknownQuantization {
                 found: name.to_owned(),
@@ -66,6 +74,7 @@ impl fmt::Display for Quantization {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Q8_0 => "q8_0",
+            Self::Q6K => "q6_k",
             Self::Q4K => "q4_k",
         })
     }
@@ -75,6 +84,7 @@ impl Quantization {
     fn ggml(self) -> GgmlDType {
         match self {
             Self::Q8_0 => GgmlDType::Q8_0,
+            Self::Q6K => GgmlDType::Q6K,
             Self::Q4K => GgmlDType::Q4K,
         }
     }
@@ -91,11 +101,18 @@ pub(crate) struct QuantizedMatrix {
     n_in: usize,
     n_out: usize,
     form: Form,
+    /// The place in a row of each input, `[n_in]` u32, where that is another.
+    order: Option<Tensor>,
 }
 
 enum Form {
     Eights(Packed<Tile8>),
+    Sixes(Packed<Tile6>),
     Fours(Packed<Tile4>),
+    /// 4 bits with zero points.
+    Zeros(Packed<Flat4<u8>>),
+    /// 4 bits with minimums.
+    Mins(Packed<Flat4<u16>>),
     /// `[n_out, width]`, the width a multiple of the format's block.
     Candle {
         matrix: QMatMul,
@@ -134,9 +151,10 @@ impl QuantizedMatrix {
         let values = contiguous(storage, layout)?;
         let form = match quantization {
             Quantization::Q8_0 => Form::Eights(Packed::q8_0(level, values, n_in)),
+            Quantization::Q6K => Form::Sixes(Packed::q6_k(level, values, n_in)?),
             Quantization::Q4K => Form::Fours(Packed::q4_k(level, values, n_in)?),
         };
-        Ok(Self { n_in, n_out, form })
+        Ok(Self::of_form(form, n_in, n_out))
     }
 
     fn by_candle(quantization: Quantization, weights: &Tensor, device: &Device) -> Result<Self> {
@@ -146,8 +164,16 @@ impl QuantizedMatrix {
         let weights = weights.pad_with_zeros(1, 0, width - n_in)?;
         let weights = QTensor::quantize_onto(&weights, format, device)?;
         let matrix = QMatMul::from_qtensor(weights)?;
-        let form = Form::Candle { matrix, width };
-        Ok(Self { n_in, n_out, form })
+        Ok(Self::of_form(Form::Candle { matrix, width }, n_in, n_out))
+    }
+
+    fn of_form(form: Form, n_in: usize, n_out: usize) -> Self {
+        Self {
+            n_in,
+            n_out,
+            form,
+            order: None,
+        }
     }
 
     /// Width of the rows that it takes.
@@ -166,7 +192,11 @@ impl QuantizedMatrix {
         if n_in != self.n_in {
             bail!("rows of {n_in} values for weights of {}", self.n_in);
         }
-        let wide = x.to_dtype(DType::F32)?.contiguous()?;
+        let mut wide = x.to_dtype(DType::F32)?;
+        if let Some(order) = &self.order {
+            wide = wide.index_select(order, 1)?;
+        }
+        let wide = wide.contiguous()?;
         let Form::Candle { matrix, width } = &self.form else {
             return match bias {
                 Some(bias) => {
@@ -188,11 +218,13 @@ impl QuantizedMatrix {
     }
 
     /// Memory of the weights.
-    #[cfg(test)]
     pub(crate) fn n_bytes(&self) -> usize {
         match &self.form {
             Form::Eights(packed) => packed.n_bytes(),
+            Form::Sixes(packed) => packed.n_bytes(),
             Form::Fours(packed) => packed.n_bytes(),
+            Form::Zeros(packed) => packed.n_bytes(),
+            Form::Mins(packed) => packed.n_bytes(),
             Form::Candle { matrix, .. } => match matrix {
                 QMatMul::QTensor(weights) => weights.storage_size_in_bytes(),
                 QMatMul::Tensor(weights) | QMatMul::TensorF16(weights) => {
@@ -211,7 +243,10 @@ impl Product<'_> {
         let n = x.len() / self.0.n_in;
         let out = match &self.0.form {
             Form::Eights(packed) => packed.multiply(x, bias),
+            Form::Sixes(packed) => packed.multiply(x, bias),
             Form::Fours(packed) => packed.multiply(x, bias),
+            Form::Zeros(packed) => packed.multiply(x, bias),
+            Form::Mins(packed) => packed.multiply(x, bias),
             Form::Candle { .. } => bail!("candle multiplies its own"),
         };
         let shape = Shape::from((n, self.0.n_out));

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::card;
 use crate::error::ModelError;
 use crate::files;
+use crate::gguf;
 use crate::hub::{Hub, names};
 use crate::settings;
 
@@ -97,7 +98,7 @@ impl ModelPlaces {
 ///    the other places are left out.
 ///
 /// In the caches a folder without `config.json` or, of adapters, `adapter_config.json` counts
-/// as absent: it is half downloaded. In the Hugging Face cache, where other tools fetch some of
+/// as absent: it is half downloaded, unless it has GGUF files, which say as much. In the Hugging Face cache, where other tools fetch some of
 /// a model's files, so does one that lacks safetensors, or one of their shards.
 ///
 /// # Errors
@@ -144,7 +145,7 @@ fn snapshot(hub_folder: &Path, revision: &str) -> Option<PathBuf> {
 
 fn has_config(folder: &Path) -> bool {
     let is_file = |file| folder.join(file).is_file();
-    is_file("config.json") || is_file("adapter_config.json")
+    is_file("config.json") || is_file("adapter_config.json") || gguf::is_in(folder)
 }
 
 /// Whether all of a model is in a snapshot, to which files come one by one.
@@ -152,7 +153,8 @@ fn is_whole(snapshot: &Path) -> bool {
     let names = folder_names(snapshot);
     let mut weights = names
         .iter()
-        .filter(|name| name.ends_with(".safetensors") && snapshot.join(name).is_file());
+        .filter(|name| name.ends_with(".safetensors") || name.ends_with(".gguf"))
+        .filter(|name| snapshot.join(name).is_file());
     let mut indices = names.iter().filter(|name| {
         let whole = name.strip_suffix(".index.json");
         whole

@@ -1,7 +1,6 @@
 //! From text to token ids.
 
 use std::fmt;
-use std::fs;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use rayon::prelude::*;
 use tokenizers::{DecoderWrapper, PostProcessor, Tokenizer, TruncationDirection};
 
 use crate::error::ModelError;
+use crate::files;
 
 /// A model's tokenizer, cheap to clone and to share between threads.
 ///
@@ -47,17 +47,7 @@ impl TextTokenizer {
     /// The file is missing or damaged, or `max_tokens` leaves no room for text.
     pub fn load(folder: &Path, max_tokens: usize) -> Result<Self, ModelError> {
         let path = folder.join("tokenizer.json");
-        if !path.is_file() {
-            let file = "tokenizer.json".to_owned();
-            return Err(ModelError::MissingFile {
-                file,
-                folder: folder.to_owned(),
-            });
-        }
-        let bytes = fs::read(&path).map_err(|source| ModelError::Read {
-            path: path.clone(),
-            source,
-        })?;
+        let bytes = files::json_bytes(&path)?;
         let failed = |source| ModelError::Tokenizer {
             action: format!("cannot load the tokenizer {}", path.display()),
             source,
@@ -186,6 +176,8 @@ impl TextTokenizer {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::testing;
 

@@ -58,7 +58,9 @@ impl Vocabulary {
     /// None has, or it is damaged.
     pub(crate) fn read_first(folders: &[&Path]) -> Result<Self, ModelError> {
         const FILE: &str = "tokenizer.json";
-        let with = folders.iter().find(|folder| folder.join(FILE).is_file());
+        let with = folders
+            .iter()
+            .find(|folder| files::is_there(&folder.join(FILE)));
         let last = folders.last().copied().unwrap_or(Path::new(""));
         let folder = with.ok_or_else(|| ModelError::MissingFile {
             file: FILE.into(),

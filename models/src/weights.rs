@@ -221,24 +221,8 @@ impl Weights {
         wanted: DType,
         device: &Device,
     ) -> Result<Tensor, ModelError> {
-        let Some(entry) = self.tensors.get(name) else {
-            let names = vec![name.to_owned()];
-            return Err(ModelError::MissingTensors {
-                names,
-                path: self.path.clone(),
-            });
-        };
-        let dtype = float_type(entry.info.dtype).ok_or_else(|| ModelError::Unsupported {
-            field: name.to_owned(),
-            found: format!("{:?}", entry.info.dtype),
-            supported: &["F32", "F16", "BF16"],
-            path: self.maps[entry.file].0.clone(),
-        })?;
-        let (start, end) = entry.info.data_offsets;
-        let header = self.n_header_bytes[entry.file];
-        let map = &self.maps[entry.file].1;
-        let bytes = &map[header + start..header + end];
-        let shape = entry.info.shape.as_slice();
+        let (dtype, bytes) = self.floats(name)?;
+        let shape = self.shape(name).unwrap_or_default();
         let tensor = if wanted == DType::F32 {
             Tensor::from_vec(widen(bytes, dtype), shape, &Device::Cpu)
         } else {
@@ -246,8 +230,74 @@ impl Weights {
         };
         // Converted on the processor: half the bytes may then cross to the device.
         let tensor = tensor.and_then(|tensor| tensor.to_dtype(wanted)?.to_device(device));
-        release(map, header + start, end - start);
+        self.forget(name);
         tensor.map_err(ModelError::compute("copying a weight to the device"))
+    }
+
+    /// The values of one tensor of floats.
+    ///
+    /// # Errors
+    /// It is absent or of another type.
+    pub(crate) fn f32_values(&self, name: &str) -> Result<Vec<f32>, ModelError> {
+        let (dtype, bytes) = self.floats(name)?;
+        Ok(widen(bytes, dtype))
+    }
+
+    /// The words of a tensor of 32-bit whole numbers, low bytes first.
+    ///
+    /// # Errors
+    /// It is absent or of another type.
+    pub(crate) fn words(&self, name: &str) -> Result<&[[u8; 4]], ModelError> {
+        let entry = self.entry(name)?;
+        if !matches!(entry.info.dtype, Dtype::I32 | Dtype::U32) {
+            return Err(self.unsupported(name, entry, &["I32", "U32"]));
+        }
+        Ok(self.bytes(entry).as_chunks().0)
+    }
+
+    fn floats(&self, name: &str) -> Result<(DType, &[u8]), ModelError> {
+        let entry = self.entry(name)?;
+        let dtype = float_type(entry.info.dtype)
+            .ok_or_else(|| self.unsupported(name, entry, &["F32", "F16", "BF16"]))?;
+        Ok((dtype, self.bytes(entry)))
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry, ModelError> {
+        self.tensors
+            .get(name)
+            .ok_or_else(|| ModelError::MissingTensors {
+                names: vec![name.to_owned()],
+                path: self.path.clone(),
+            })
+    }
+
+    fn unsupported(
+        &self,
+        name: &str,
+        entry: &Entry,
+        supported: &'static [&'static str],
+    ) -> ModelError {
+        ModelError::Unsupported {
+            field: name.to_owned(),
+            found: format!("{:?}", entry.info.dtype),
+            supported,
+            path: self.maps[entry.file].0.clone(),
+        }
+    }
+
+    fn bytes(&self, entry: &Entry) -> &[u8] {
+        let (start, end) = entry.info.data_offsets;
+        let header = self.n_header_bytes[entry.file];
+        &self.maps[entry.file].1[header + start..header + end]
+    }
+
+    /// Gives the memory of a tensor's file pages back.
+    pub(crate) fn forget(&self, name: &str) {
+        if let Some(entry) = self.tensors.get(name) {
+            let (start, end) = entry.info.data_offsets;
+            let header = self.n_header_bytes[entry.file];
+            release(&self.maps[entry.file].1, header + start, end - start);
+        }
     }
 }
 
@@ -255,7 +305,7 @@ impl Weights {
 const N_VALUES_PER_TASK: usize = 1 << 16;
 
 /// Little-endian values as f32. All cores take part, also in reading the file.
-fn widen(bytes: &[u8], dtype: DType) -> Vec<f32> {
+pub(crate) fn widen(bytes: &[u8], dtype: DType) -> Vec<f32> {
     let n_value_bytes = dtype.size_in_bytes();
     let mut values = vec![0.0; bytes.len() / n_value_bytes];
     values
@@ -284,7 +334,7 @@ fn widen(bytes: &[u8], dtype: DType) -> Vec<f32> {
 /// Gives the memory of a part of a file back, which would otherwise lie beside its copy. The
 /// part can still be read: from the file, again.
 #[cfg(unix)]
-fn release(map: &Mmap, start: usize, n_bytes: usize) {
+pub(crate) fn release(map: &Mmap, start: usize, n_bytes: usize) {
     // SAFETY: the mapping is of a file and never written, so that dropping its pages
     // changes nothing that anyone could read.
     let released = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, n_bytes) };
@@ -293,7 +343,7 @@ fn release(map: &Mmap, start: usize, n_bytes: usize) {
 }
 
 #[cfg(not(unix))]
-fn release(_map: &Mmap, _start: usize, _n_bytes: usize) {}
+pub(crate) fn release(_map: &Mmap, _start: usize, _n_bytes: usize) {}
 
 /// The files that an index of shards names, which lie beside it.
 fn shard_names(index: &Path) -> Result<BTreeSet<String>, ModelError> {

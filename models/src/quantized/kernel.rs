@@ -14,7 +14,7 @@
 use std::arch::is_x86_feature_detected;
 
 use super::lanes::{Avx2, Avx512, Lanes};
-use super::tiles::{BLOCK, COLUMNS, SUPERBLOCK, Tile, Tile4, Tile8};
+use super::tiles::{BLOCK, COLUMNS, Tile, Tile8};
 
 /// 1.5 * 2^23. As bits, adding a whole number within ±2^22 to it gives the float that is
 /// larger by as much. Sums therefore start at its bits and need no conversion, and a fused
@@ -135,8 +135,8 @@ pub(super) trait Product: Tile {
         }
     }
 
-    /// The third word of a row's block.
-    fn third_word<L: Lanes>(scale: f32, sum: i32) -> u32;
+    /// The third word of a row's block, of its scale, the sum of its bytes, and them.
+    fn third_word<L: Lanes>(scale: f32, sum: i32, bytes: &[u32; BLOCK / 4]) -> u32;
 
     /// # Safety
     /// The processor has the instructions of `L`; `rows` holds blocks of `ROWS` rows, no
@@ -202,7 +202,7 @@ unsafe fn quantize_rows<T: Product, L: Lanes>(x: &[f32], n_in: usize, words: &mu
             let (scale, sum) = unsafe { quantize_block::<L>(values, bytes) };
             heads[row] = scale.to_bits();
             heads[n_rows + row] = (MAGIC * scale).to_bits();
-            heads[2 * n_rows + row] = T::third_word::<L>(scale, sum);
+            heads[2 * n_rows + row] = T::third_word::<L>(scale, sum, bytes);
         }
     }
 }
@@ -240,7 +240,7 @@ unsafe fn quantize_block<L: Lanes>(
 impl Product for Tile8 {
     /// The sums' start: less by what the weights' offset adds to them.
     #[inline(always)]
-    fn third_word<L: Lanes>(_scale: f32, sum: i32) -> u32 {
+    fn third_word<L: Lanes>(_scale: f32, sum: i32, _bytes: &[u32; BLOCK / 4]) -> u32 {
         (MAGIC.to_bits() as i32).wrapping_sub(L::OFFSET.wrapping_mul(sum)) as u32
     }
 
@@ -291,94 +291,4 @@ impl Product for Tile8 {
     }
 }
 
-impl Product for Tile4 {
-    /// What a block's minimum is multiplied by: the sum of the row's values.
-    #[inline(always)]
-    fn third_word<L: Lanes>(scale: f32, sum: i32) -> u32 {
-        (scale * sum as f32).to_bits()
-    }
-
-    #[inline(always)]
-    unsafe fn product<L: Lanes, const ROWS: usize>(tiles: &[Self], rows: &[u32], out: &mut Patch) {
-        let n_blocks = rows.len() / (ROWS * ROW_WORDS);
-        // SAFETY: the processor has the instructions; all reads are within a tile, since
-        // `column` + 2 * N <= 32, or within one of the `n_blocks` blocks of `rows`, for which
-        // there are tiles enough; a patch has 32 columns and at least `ROWS` rows.
-        unsafe {
-            for column in (0..COLUMNS).step_by(2 * L::N) {
-                let mut totals = [[L::splat(0.0); 2]; ROWS];
-                let mut words = rows.as_ptr();
-                for block in 0..n_blocks {
-                    let tile = tiles.get_unchecked(block / Self::N_BLOCKS);
-                    let block = block % Self::N_BLOCKS;
-                    let mut sums = [[L::splat_int(MAGIC.to_bits() as i32); 2]; ROWS];
-                    for eight in 0..BLOCK / 8 {
-                        let quants = tile.quants.get_unchecked(block * (BLOCK / 8) + eight);
-                        let weights = quants.as_ptr().add(4 * column);
-                        let weights = [L::load(weights), L::load(weights.add(4 * L::N))];
-                        let low = [L::low(weights[0]), L::low(weights[1])];
-                        for (row, sums) in sums.iter_mut().enumerate() {
-                            let place = 3 * ROWS + row * (BLOCK / 4) + 2 * eight;
-                            let x = L::splat_int(*words.add(place) as i32);
-                            *sums = [
-                                L::dot_small(sums[0], low[0], x),
-                                L::dot_small(sums[1], low[1], x),
-                            ];
-                        }
-                        let high = [L::high(weights[0]), L::high(weights[1])];
-                        for (row, sums) in sums.iter_mut().enumerate() {
-                            let place = 3 * ROWS + row * (BLOCK / 4) + 2 * eight + 1;
-                            let x = L::splat_int(*words.add(place) as i32);
-                            *sums = [
-                                L::dot_small(sums[0], high[0], x),
-                                L::dot_small(sums[1], high[1], x),
-                            ];
-                        }
-                    }
-                    // No closures: they would not be compiled for the instructions.
-                    let scales = tile.scales.get_unchecked(block);
-                    let scales = widen_pair::<L>(&tile.scale, scales, column);
-                    let mins = tile.mins.get_unchecked(block);
-                    let mins = widen_pair::<L>(&tile.min, mins, column);
-                    for (row, (totals, sums)) in totals.iter_mut().zip(sums).enumerate() {
-                        let scale = L::splat(f32::from_bits(*words.add(row)));
-                        let magic = L::splat(f32::from_bits(*words.add(ROWS + row)));
-                        let x_sum = L::splat(f32::from_bits(*words.add(2 * ROWS + row)));
-                        for part in 0..2 {
-                            let sum = L::mul_sub(L::as_floats(sums[part]), scale, magic);
-                            let total = L::mul_add(sum, scales[part], totals[part]);
-                            totals[part] = L::sub_mul(total, mins[part], x_sum);
-                        }
-                    }
-                    words = words.add(ROWS * ROW_WORDS);
-                }
-                for (out, totals) in out.iter_mut().zip(totals) {
-                    L::store(totals[0], out.as_mut_ptr().add(column));
-                    L::store(totals[1], out.as_mut_ptr().add(column + L::N));
-                }
-            }
-        }
-    }
-}
-
-/// Products of `shared`, f16, and `own` for two registers of outputs from `column`.
-///
-/// # Safety
-/// The processor has the instructions, and `column + 2 * N` is at most [`COLUMNS`].
-#[inline(always)]
-unsafe fn widen_pair<L: Lanes>(
-    shared: &[u16; COLUMNS],
-    own: &[u8; COLUMNS],
-    column: usize,
-) -> [L::Floats; 2] {
-    // SAFETY: the caller's.
-    unsafe {
-        let (shared, own) = (shared.as_ptr().add(column), own.as_ptr().add(column));
-        [
-            L::mul(L::load_f16(shared), L::load_u8(own)),
-            L::mul(L::load_f16(shared.add(L::N)), L::load_u8(own.add(L::N))),
-        ]
-    }
-}
-
-const _: () = assert!(SUPERBLOCK.is_multiple_of(BLOCK) && COLUMNS == 2 * Avx512::N);
+const _: () = assert!(COLUMNS == 2 * Avx512::N);

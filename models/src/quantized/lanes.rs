@@ -34,6 +34,8 @@ pub(super) trait Lanes {
     unsafe fn load_f16(from: *const u16) -> Self::Floats;
     /// Widens `N` bytes.
     unsafe fn load_u8(from: *const u8) -> Self::Floats;
+    /// Widens `N` signed bytes.
+    unsafe fn load_i8(from: *const i8) -> Self::Floats;
     unsafe fn store(values: Self::Floats, to: *mut f32);
     /// The largest magnitude; infinite or NaN if any value is. Magnitudes order like their
     /// bits.
@@ -44,12 +46,14 @@ pub(super) trait Lanes {
     /// Adds to each number of `sums` four products of bytes: of weights, which are stored
     /// with 128 added, and of `x`, which are within -127..=127.
     unsafe fn dot(sums: Self::Ints, weights: Self::Ints, x: Self::Ints) -> Self::Ints;
-    /// The same for weights within 0..=15.
+    /// The same for weights within 0..=127, as they are.
     unsafe fn dot_small(sums: Self::Ints, weights: Self::Ints, x: Self::Ints) -> Self::Ints;
     /// Each byte's low four bits.
     unsafe fn low(bytes: Self::Ints) -> Self::Ints;
     /// Each byte's high four bits.
     unsafe fn high(bytes: Self::Ints) -> Self::Ints;
+    /// `low`, of four bits, with the two bits of `high` from `2 * FIELD` on top.
+    unsafe fn six<const FIELD: usize>(low: Self::Ints, high: Self::Ints) -> Self::Ints;
     /// The same bits.
     unsafe fn as_floats(ints: Self::Ints) -> Self::Floats;
     unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats;
@@ -98,6 +102,12 @@ impl Lanes for Avx512 {
     unsafe fn load_u8(from: *const u8) -> __m512 {
         // SAFETY: see `splat_int`.
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> __m512 {
+        // SAFETY: see `splat_int`.
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast()))) }
     }
 
     #[inline(always)]
@@ -154,6 +164,20 @@ impl Lanes for Avx512 {
     unsafe fn high(bytes: __m512i) -> __m512i {
         // SAFETY: see `splat_int`.
         unsafe { _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), _mm512_set1_epi8(15)) }
+    }
+
+    #[inline(always)]
+    unsafe fn six<const FIELD: usize>(low: __m512i, high: __m512i) -> __m512i {
+        // SAFETY: see `splat_int`.
+        unsafe {
+            let shifted = match FIELD {
+                0 => _mm512_slli_epi16::<4>(high),
+                1 => _mm512_slli_epi16::<2>(high),
+                2 => high,
+                _ => _mm512_srli_epi16::<2>(high),
+            };
+            _mm512_or_si512(low, _mm512_and_si512(shifted, _mm512_set1_epi8(0x30)))
+        }
     }
 
     #[inline(always)]
@@ -227,6 +251,12 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> __m256 {
+        // SAFETY: see `splat_int`.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast()))) }
+    }
+
+    #[inline(always)]
     unsafe fn store(values: __m256, to: *mut f32) {
         // SAFETY: see `splat_int`.
         unsafe { _mm256_storeu_ps(to, values) }
@@ -286,10 +316,12 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
             if VNNI {
                 return _mm256_dpbusd_avx_epi32(sums, weights, x);
             }
-            // The sums of two products must fit i16, as 2 * 127 * 127 does, so both sides
-            // are signed; the instruction wants one unsigned, so x's sign moves over.
+            // The sums of two products must fit i16, as 2 * 128 * 127 does, so both sides
+            // are signed; the instruction wants one unsigned, so the weight's sign moves over.
+            // Not x's: a weight may be -128, which has no negative.
             let weights = _mm256_xor_si256(weights, _mm256_set1_epi8(i8::MIN));
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(x), _mm256_sign_epi8(weights, x));
+            let pairs =
+                _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(x, weights));
             let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
             _mm256_add_epi32(sums, fours)
         }
@@ -318,6 +350,20 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
     unsafe fn high(bytes: __m256i) -> __m256i {
         // SAFETY: see `splat_int`.
         unsafe { _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), _mm256_set1_epi8(15)) }
+    }
+
+    #[inline(always)]
+    unsafe fn six<const FIELD: usize>(low: __m256i, high: __m256i) -> __m256i {
+        // SAFETY: see `splat_int`.
+        unsafe {
+            let shifted = match FIELD {
+                0 => _mm256_slli_epi16::<4>(high),
+                1 => _mm256_slli_epi16::<2>(high),
+                2 => high,
+                _ => _mm256_srli_epi16::<2>(high),
+            };
+            _mm256_or_si256(low, _mm256_and_si256(shifted, _mm256_set1_epi8(0x30)))
+        }
     }
 
     #[inline(always)]

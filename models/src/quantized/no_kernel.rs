@@ -1,6 +1,6 @@
 //! Where there is no kernel of ours: the same names, with nothing behind them.
 
-use super::tiles::{BLOCK, COLUMNS, Tile, Tile4, Tile8};
+use super::tiles::{BLOCK, COLUMNS, Flat4, Offset, Tile, Tile4, Tile6, Tile8};
 
 /// As the kernel has it.
 pub(super) const MAGIC: f32 = 12_582_912.0;
@@ -46,3 +46,5 @@ pub(super) trait Product: Tile {
 
 impl Product for Tile8 {}
 impl Product for Tile4 {}
+impl Product for Tile6 {}
+impl<O: Offset> Product for Flat4<O> {}

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::kernel::{Level, MAX_ROWS, Product, ROW_WORDS};
-use super::tiles::{BLOCK, COLUMNS, SUPERBLOCK, SUPERBLOCK_BYTES, Tile, Tile4, Tile8};
+use super::tiles::{BLOCK, COLUMNS, SUPERBLOCK, Tile, Tile4, Tile6, Tile8};
 
 /// A task multiplies about so many values of rows at once, as bytes half of a usual
 /// second-level cache: they stay there while the weights stream past.
@@ -54,6 +54,29 @@ impl Packed<Tile4> {
     /// # Errors
     /// Candle's.
     pub(super) fn q4_k(level: Level, weights: &[f32], n_in: usize) -> candle_core::Result<Self> {
+        Self::searched(level, weights, n_in, GgmlDType::Q4K, Tile4::put)
+    }
+}
+
+impl Packed<Tile6> {
+    /// Quantizes `weights`, `[n_out, n_in]`, with candle's search for the best scales.
+    ///
+    /// # Errors
+    /// Candle's.
+    pub(super) fn q6_k(level: Level, weights: &[f32], n_in: usize) -> candle_core::Result<Self> {
+        Self::searched(level, weights, n_in, GgmlDType::Q6K, Tile6::put)
+    }
+}
+
+impl<T: Tile + Product> Packed<T> {
+    /// Quantizes by candle, a panel at a time, and `put`s ggml's superblocks of `N` bytes.
+    fn searched<const N: usize>(
+        level: Level,
+        weights: &[f32],
+        n_in: usize,
+        format: GgmlDType,
+        put: fn(&mut T, usize, &[u8; N]),
+    ) -> candle_core::Result<Self> {
         let mut packed = Self::zeros(level, n_in, weights.len() / n_in);
         let n_tiles = packed.n_tiles();
         let width = n_tiles * SUPERBLOCK;
@@ -70,21 +93,63 @@ impl Packed<Tile4> {
                 }
                 let n_rows = padded.len() / width;
                 let panel = Tensor::from_vec(padded, (n_rows, width), &Device::Cpu)?;
-                let panel = QTensor::quantize(&panel, GgmlDType::Q4K)?;
+                let panel = QTensor::quantize(&panel, format)?;
                 let bytes = panel.data()?;
-                let (blocks, _) = bytes.as_chunks::<SUPERBLOCK_BYTES>();
+                let (blocks, _) = bytes.as_chunks::<N>();
                 for (column, blocks) in blocks.chunks_exact(n_tiles).enumerate() {
                     for (tile, block) in tiles.iter_mut().zip(blocks) {
-                        tile.put(column, block);
+                        put(tile, column, block);
                     }
                 }
                 Ok::<_, candle_core::Error>(())
             })?;
         Ok(packed)
     }
-}
 
-impl<T: Tile + Product> Packed<T> {
+    /// Takes weights `[n_out, n_in]` over from ggml's blocks of `N` bytes, `n_in` being a
+    /// multiple of their width: `put` gets the tile, the column, the block's place in the
+    /// tile, and the block.
+    pub(super) fn of_blocks<const N: usize>(
+        level: Level,
+        bytes: &[u8],
+        [n_out, n_in]: [usize; 2],
+        put: impl Fn(&mut T, usize, usize, &[u8; N]) + Sync,
+    ) -> Self {
+        let (blocks, _) = bytes.as_chunks::<N>();
+        let n_row_blocks = blocks.len() / n_out;
+        let per_tile = n_row_blocks.div_ceil((n_in.div_ceil(BLOCK)).div_ceil(T::N_BLOCKS));
+        Self::filled(level, [n_out, n_in], |tiles, column, output| {
+            let blocks = &blocks[output * n_row_blocks..][..n_row_blocks];
+            for (index, block) in blocks.iter().enumerate() {
+                put(
+                    &mut tiles[index / per_tile],
+                    column,
+                    index % per_tile,
+                    block,
+                );
+            }
+        })
+    }
+
+    /// Weights `[n_out, n_in]` that `put` writes: it gets a panel's tiles, a column of them,
+    /// and the output that is to be there. All cores take part.
+    pub(super) fn filled(
+        level: Level,
+        [n_out, n_in]: [usize; 2],
+        put: impl Fn(&mut [T], usize, usize) + Sync,
+    ) -> Self {
+        let mut packed = Self::zeros(level, n_in, n_out);
+        let n_tiles = packed.n_tiles();
+        let panels = packed.tiles.par_chunks_mut(n_tiles).enumerate();
+        panels.for_each(|(panel, tiles)| {
+            let first = panel * COLUMNS;
+            for output in first..n_out.min(first + COLUMNS) {
+                put(tiles, output - first, output);
+            }
+        });
+        packed
+    }
+
     fn zeros(level: Level, n_in: usize, n_out: usize) -> Self {
         let n_tiles = n_in.div_ceil(BLOCK).div_ceil(T::N_BLOCKS);
         Self {
@@ -100,7 +165,7 @@ impl<T: Tile + Product> Packed<T> {
         self.n_in.div_ceil(BLOCK).div_ceil(T::N_BLOCKS)
     }
 
-    #[cfg(test)]
+    /// Memory of the weights.
     pub(super) fn n_bytes(&self) -> usize {
         size_of_val(self.tiles.as_slice())
     }

@@ -7,13 +7,13 @@ use super::*;
 /// Shapes that fill neither panels, blocks nor superblocks, and some that do.
 const SHAPES: [(usize, usize); 6] = [(1, 1), (31, 5), (100, 70), (256, 32), (300, 64), (1408, 40)];
 
-const FORMATS: [Quantization; 2] = [Quantization::Q8_0, Quantization::Q4K];
+const FORMATS: [Quantization; 3] = [Quantization::Q8_0, Quantization::Q6K, Quantization::Q4K];
 
-fn random(n: usize, width: usize) -> Tensor {
+pub(super) fn random(n: usize, width: usize) -> Tensor {
     Tensor::randn(0_f32, 1.0, (n, width), &Device::Cpu).unwrap()
 }
 
-fn levels() -> Vec<Level> {
+pub(super) fn levels() -> Vec<Level> {
     #[cfg(target_arch = "x86_64")]
     let levels = [Level::Avx512, Level::AvxVnni, Level::Avx2];
     #[cfg(not(target_arch = "x86_64"))]
@@ -25,7 +25,7 @@ fn levels() -> Vec<Level> {
 }
 
 /// Rows as they become in blocks of 8-bit numbers.
-fn rounded(x: &Tensor) -> Vec<Vec<f64>> {
+pub(super) fn rounded(x: &Tensor) -> Vec<Vec<f64>> {
     let mut rows: Vec<Vec<f32>> = x.to_vec2().unwrap();
     for row in &mut rows {
         for block in row.chunks_mut(32) {
@@ -53,7 +53,7 @@ fn dequantized(format: Quantization, weights: &Tensor) -> Vec<Vec<f64>> {
     rows.into_iter().map(widen).collect()
 }
 
-fn relative_error(ours: &Tensor, exact: &[Vec<f64>]) -> f64 {
+pub(super) fn relative_error(ours: &Tensor, exact: &[Vec<f64>]) -> f64 {
     let ours: Vec<Vec<f32>> = ours.to_vec2().unwrap();
     let (mut difference, mut size) = (0.0, 0.0);
     for (ours, exact) in ours.iter().flatten().zip(exact.iter().flatten()) {
@@ -63,7 +63,7 @@ fn relative_error(ours: &Tensor, exact: &[Vec<f64>]) -> f64 {
     (difference / size).sqrt()
 }
 
-fn product(x: &[Vec<f64>], weights: &[Vec<f64>], bias: &[f32]) -> Vec<Vec<f64>> {
+pub(super) fn product(x: &[Vec<f64>], weights: &[Vec<f64>], bias: &[f32]) -> Vec<Vec<f64>> {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let row = |x: &Vec<f64>| {
         let columns = weights.iter().zip(bias);
@@ -122,7 +122,11 @@ fn products_are_close_to_those_of_f32() {
         tensor.to_dtype(DType::F64).unwrap().to_vec2().unwrap()
     };
     let exact = product(&widen(&x), &widen(&weights), &none);
-    for (format, bound) in [(Quantization::Q8_0, 0.01), (Quantization::Q4K, 0.1)] {
+    for (format, bound) in [
+        (Quantization::Q8_0, 0.01),
+        (Quantization::Q6K, 0.03),
+        (Quantization::Q4K, 0.1),
+    ] {
         let matrices = [
             QuantizedMatrix::new(format, &weights, &Device::Cpu).unwrap(),
             QuantizedMatrix::by_candle(format, &weights, &Device::Cpu).unwrap(),
@@ -224,7 +228,11 @@ fn rows_of_another_type_give_that_type() {
 
 #[test]
 fn memory_is_that_of_the_format() {
-    for (format, n_bits) in [(Quantization::Q8_0, 8.5), (Quantization::Q4K, 4.625)] {
+    for (format, n_bits) in [
+        (Quantization::Q8_0, 8.5),
+        (Quantization::Q6K, 6.5625),
+        (Quantization::Q4K, 4.625),
+    ] {
         let matrix = QuantizedMatrix::new(format, &random(64, 512), &Device::Cpu).unwrap();
         assert!(matrix.n_bytes() as f64 <= 64.0 * 512.0 * n_bits / 8.0);
         let counted = format.n_bytes(512, 64);
@@ -239,7 +247,7 @@ fn names_parse_and_print_back() {
     }
     assert_eq!(
         "q5".parse::<Quantization>().unwrap_err().to_string(),
-        "unknown quantization `q5`, supported: `q8_0`, `q4_k`"
+        "unknown quantization `q5`, supported: `q8_0`, `q6_k`, `q4_k`"
     );
 }
 

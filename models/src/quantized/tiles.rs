@@ -23,6 +23,13 @@ const N_SUBBLOCKS: usize = SUPERBLOCK / BLOCK;
 /// 6-bit scales, 128 bytes of 4-bit weights.
 pub(super) const SUPERBLOCK_BYTES: usize = 4 + 12 + SUPERBLOCK / 2;
 
+/// Inputs that share a scale in `q6_k`.
+pub(super) const HALF: usize = 16;
+
+/// Bytes of one [`SUPERBLOCK`] of `q6_k` as ggml lays it out: the low four bits, the high
+/// two, 8-bit scales, one f16.
+pub(super) const SUPERBLOCK6_BYTES: usize = SUPERBLOCK / 2 + SUPERBLOCK / 4 + SUPERBLOCK / HALF + 2;
+
 /// One block of a panel in `q8_0`: weight = quant * scale.
 #[derive(Clone)]
 #[repr(C, align(64))]
@@ -50,7 +57,40 @@ pub(super) struct Tile4 {
     pub(super) mins: [[u8; COLUMNS]; N_SUBBLOCKS],
 }
 
-/// What both kinds of tile have in common.
+/// One superblock of a panel in `q6_k`: weight = (quant - 32) * scale * scales.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(super) struct Tile6 {
+    /// The low four bits of two weights a byte, as in [`Tile4`].
+    pub(super) low: [[u8; 4 * COLUMNS]; SUPERBLOCK / 8],
+    /// The high two bits of four weights a byte, the later the higher:
+    /// `[input / 16][output][input % 4]`.
+    pub(super) high: [[u8; 4 * COLUMNS]; SUPERBLOCK / HALF],
+    /// Bits of f16, by output.
+    pub(super) scale: [u16; COLUMNS],
+    /// By half a block and output.
+    pub(super) scales: [[i8; COLUMNS]; SUPERBLOCK / HALF],
+}
+
+/// Two blocks of a panel in 4 bits with a scale and an offset for each block and output.
+///
+/// Offsets of u8 are zero points, weight = (quant - offset) * scale: `q4_0`, GPTQ, AWQ and
+/// AutoRound. Those of f16 are minimums, weight = quant * scale - offset: `q4_1`.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(super) struct Flat4<O> {
+    /// As in [`Tile4`].
+    pub(super) quants: [[u8; 4 * COLUMNS]; FLAT_BLOCKS * BLOCK / 8],
+    /// Bits of f16, by block and output.
+    pub(super) scales: [[u16; COLUMNS]; FLAT_BLOCKS],
+    /// By block and output; bits where they are f16.
+    pub(super) offsets: [[O; COLUMNS]; FLAT_BLOCKS],
+}
+
+/// Blocks of a [`Flat4`]: with two, no byte of its alignment is lost.
+pub(super) const FLAT_BLOCKS: usize = 2;
+
+/// What the tiles have in common.
 pub(super) trait Tile: Clone + Send + Sync {
     /// Blocks of a tile.
     const N_BLOCKS: usize;
@@ -77,7 +117,50 @@ impl Tile for Tile4 {
     };
 }
 
+impl Tile for Tile6 {
+    const N_BLOCKS: usize = N_SUBBLOCKS;
+    const ZERO: Self = Self {
+        low: [[0; 4 * COLUMNS]; SUPERBLOCK / 8],
+        high: [[0; 4 * COLUMNS]; SUPERBLOCK / HALF],
+        scale: [0; COLUMNS],
+        scales: [[0; COLUMNS]; SUPERBLOCK / HALF],
+    };
+}
+
+/// A [`Flat4`]'s offset.
+pub(super) trait Offset: Copy + Send + Sync {
+    /// Nothing.
+    const ZERO: Self;
+}
+
+impl Offset for u8 {
+    const ZERO: Self = 0;
+}
+
+impl Offset for u16 {
+    const ZERO: Self = 0;
+}
+
+impl<O: Offset> Tile for Flat4<O> {
+    const N_BLOCKS: usize = FLAT_BLOCKS;
+    const ZERO: Self = Self {
+        quants: [[0; 4 * COLUMNS]; FLAT_BLOCKS * BLOCK / 8],
+        scales: [[0; COLUMNS]; FLAT_BLOCKS],
+        offsets: [[O::ZERO; COLUMNS]; FLAT_BLOCKS],
+    };
+}
+
 impl Tile8 {
+    /// Takes over one output's block: the bits of its scale, f16, and its quants.
+    pub(super) fn put_quants(&mut self, column: usize, scale: u16, quants: &[u8; BLOCK]) {
+        self.scales[column] = scale;
+        for (four, quants) in self.quants.iter_mut().zip(quants.as_chunks::<4>().0) {
+            for (input, quant) in quants.iter().enumerate() {
+                four[4 * column + input] = quant.wrapping_add(128);
+            }
+        }
+    }
+
     /// Quantizes one output's block to the bit as ggml does: the largest magnitude
     /// becomes 127.
     pub(super) fn put(&mut self, column: usize, weights: &[f32; BLOCK]) {
@@ -110,6 +193,51 @@ impl Tile4 {
                 let eight = block * (BLOCK / 8) + input / 8;
                 let place = &mut self.quants[eight][4 * column + input % 4];
                 *place |= if input % 8 < 4 { quant } else { quant << 4 };
+            }
+        }
+    }
+}
+
+impl Tile6 {
+    /// Takes over one output's superblock from ggml's layout.
+    pub(super) fn put(&mut self, column: usize, bytes: &[u8; SUPERBLOCK6_BYTES]) {
+        let (low, rest) = bytes.split_at(SUPERBLOCK / 2);
+        let (high, rest) = rest.split_at(SUPERBLOCK / 4);
+        let (scales, scale) = rest.split_at(SUPERBLOCK / HALF);
+        self.scale[column] = u16::from_le_bytes([scale[0], scale[1]]);
+        for (own, scale) in self.scales.iter_mut().zip(scales) {
+            own[column] = *scale as i8;
+        }
+        for input in 0..SUPERBLOCK {
+            // 128 weights share 64 and 32 bytes: four runs of 32, the latter two's low bits in
+            // the high halves of bytes.
+            let (part, run, place) = (input / 128, input / BLOCK % 4, input % BLOCK);
+            let byte = low[64 * part + BLOCK * (run % 2) + place];
+            let low = if run < 2 { byte & 15 } else { byte >> 4 };
+            let high = high[BLOCK * part + place] >> (2 * run) & 3;
+            let place = 4 * column + input % 4;
+            self.low[input / 8][place] |= if input % 8 < 4 { low } else { low << 4 };
+            self.high[input / HALF][place] |= high << (2 * (input % HALF / 4));
+        }
+    }
+}
+
+impl<O: Offset> Flat4<O> {
+    /// Takes over one output's block: quants within 0..=15, and the bits of their scale, f16.
+    pub(super) fn put(
+        &mut self,
+        column: usize,
+        block: usize,
+        quants: &[u8; BLOCK],
+        scale: u16,
+        offset: O,
+    ) {
+        self.scales[block][column] = scale;
+        self.offsets[block][column] = offset;
+        let eights = self.quants[block * (BLOCK / 8)..].iter_mut();
+        for (bytes, quants) in eights.zip(quants.as_chunks::<8>().0) {
+            for input in 0..4 {
+                bytes[4 * column + input] = quants[input] | quants[input + 4] << 4;
             }
         }
     }
