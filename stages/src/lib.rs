@@ -5,7 +5,8 @@
 //! [`Resize`] and [`Thumbnail`] work on their pixels; [`ChunkText`] splits
 //! their text, and [`EmbedText`] turns it into vectors; [`PrepareImage`] lays pixels out
 //! for a visual encoder, and [`EmbedImage`] runs it; [`PoolVectors`] makes the
-//! vectors of a page fewer, and [`Binarize`] makes bits of them.
+//! vectors of a page fewer, and [`Binarize`] makes bits of them. Documents from
+//! strangers are parsed in the [`cage`].
 //!
 //! ```
 //! use pagemill_pipeline::Registry;
@@ -23,6 +24,8 @@ mod media;
 mod read_files;
 
 mod stdin;
+
+pub mod cage;
 
 pub mod render_pdf;
 

@@ -1,36 +1,31 @@
 //! `kind = "render_pdf"`: PDF documents to page images, words and text.
 //!
-//! Whoever parses a PDF runs the risk of being taken over by it, so this
-//! process never does. Each stage instance keeps one rendering process
-//! (`worker.rs`) and talks to it over a socket (`protocol.rs`); documents and
-//! pixels pass through sealed memory (`shared.rs`). In there, pdfium renders;
-//! hayro does what pdfium cannot. A process that crashes or takes too long is
-//! replaced, and costs the run one page. An instance with a large document
-//! (`pages.rs`) borrows the processes that others would use (`budget.rs`).
+//! Each stage instance keeps one worker process in the [cage](crate::cage). In
+//! there, pdfium renders; hayro does what pdfium cannot. A process that crashes
+//! or takes too long is replaced, and costs the run one page at most. An
+//! instance with a large document (`pages.rs`) borrows the processes that others
+//! would use (`budget.rs`).
 
 mod budget;
 mod config;
 mod document;
 mod error;
-mod hayro;
-mod metadata;
+pub(crate) mod hayro;
+pub(crate) mod metadata;
 mod pages;
-mod pdfium;
-mod process;
-mod protocol;
-mod renderer;
-mod shared;
+pub(crate) mod pdfium;
+pub(crate) mod renderer;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod words;
-mod worker;
 
 pub use budget::ProcessBudget;
-pub use config::{RenderLimits, RenderPdfConfig, RenderSetup, RendererChoice, find_pdfium};
-pub use error::{Attempts, Failure, RenderError};
-pub use process::WorkerCommand;
-pub use protocol::Renderer;
-pub use worker::{WORKER_ARGUMENT, run_worker_if_asked};
+pub use config::{RenderPdfConfig, RenderSetup, RendererChoice, find_pdfium};
+pub use error::{Attempts, RenderError};
+
+pub use crate::cage::{
+    DocumentLimits, Failure, Renderer, WORKER_ARGUMENT, WorkerCommand, run_worker_if_asked,
+};
 
 use std::sync::Arc;
 
@@ -201,9 +196,9 @@ impl DocumentFields {
 mod tests {
     use super::testing::{
         TestPage, UPRIGHT, locked, numbered_pages, pdf, pdfium, reasons, render, three_pages,
-        worker_command,
     };
     use super::*;
+    use crate::cage::testing::worker_command;
     use pagemill_pipeline::testing::{StageOutput, run_stage};
     use pagemill_pipeline::{Resources, StageConfig};
 
@@ -450,9 +445,9 @@ mod tests {
 
     #[test]
     fn a_page_that_takes_too_long_costs_itself_alone() {
-        let limits = RenderLimits {
+        let limits = DocumentLimits {
             page_s: 1,
-            ..RenderLimits::default()
+            ..DocumentLimits::default()
         };
         let config = RenderPdfConfig {
             limits,
@@ -468,9 +463,9 @@ mod tests {
 
     #[test]
     fn a_page_that_takes_too_much_memory_costs_itself_alone() {
-        let limits = RenderLimits {
+        let limits = DocumentLimits {
             memory_mb: 512,
-            ..RenderLimits::default()
+            ..DocumentLimits::default()
         };
         let config = RenderPdfConfig {
             limits,
@@ -478,7 +473,7 @@ mod tests {
         };
         let out = render(&config, "eat any 2", &three_pages());
         assert_eq!(texts(&out), ["first page", "second page"]);
-        let reason = "hayro was killed by signal 6 (abort)";
+        let reason = "hayro used more than 512 MB";
         assert_eq!(
             reasons(&out),
             [format!("cannot render `mill.pdf#3`: {reason}")]
@@ -487,16 +482,16 @@ mod tests {
 
     #[test]
     fn a_document_larger_than_the_memory_limit_is_not_even_sent() {
-        let limits = RenderLimits {
+        let limits = DocumentLimits {
             memory_mb: 64,
-            ..RenderLimits::default()
+            ..DocumentLimits::default()
         };
         let config = RenderPdfConfig {
             limits,
             ..with(RendererChoice::Hayro)
         };
         let out = render(&config, "", &vec![0; 65 << 20]);
-        let reason = "it has 65 MB, and a rendering process may use 64 MB";
+        let reason = "it has 65 MB, and a worker process may use 64 MB";
         assert_eq!(
             reasons(&out),
             [format!("cannot render `mill.pdf`: {reason}")]

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use super::budget::{Loan, Work};
 use super::config::RendererChoice;
 use super::document::DocumentRenderer;
-use super::error::{Attempts, Failure, RenderError};
-use super::process::{BusyProcess, RenderProcess};
-use super::protocol::{Metadata, PageReply, Renderer};
-use super::shared::SealedDocument;
+use super::error::{Attempts, RenderError};
+use crate::cage::{Failure, StartError};
+use crate::cage::process::{BusyProcess, WorkerProcess};
+use crate::cage::protocol::{Metadata, PageReply, Reader, Renderer};
+use crate::cage::shared::SealedDocument;
 
 /// Pages that may fail one after the other before the rest is not tried: a
 /// file of a few bytes can claim to have a thousand million pages.
@@ -35,11 +36,10 @@ impl ReadableDocument {
     /// Opens it in one more process; all of them share its bytes.
     fn open_in(
         &self,
-        process: &mut RenderProcess,
-        renderer: Renderer,
-        passwords: &[String],
+        process: &mut WorkerProcess,
+        reader: &Reader,
     ) -> Result<(), Failure> {
-        let n_pages = process.open(&self.document, renderer, passwords)?;
+        let n_pages = process.open(&self.document, reader)?.n_pages;
         // Renderers read the page tree in different ways: what hayro calls
         // page 7 may not be the page 7 of the other items.
         if n_pages == self.n_pages {
@@ -86,7 +86,7 @@ pub struct DocumentPages<'a> {
     /// Whether no other process can open the document.
     is_alone: bool,
     /// hayro, for the pages that pdfium could not do.
-    fallback: Option<RenderProcess>,
+    fallback: Option<WorkerProcess>,
     /// Time spent on rendering; waiting for a full edge is not counted.
     spent: Duration,
     /// The part of it that went into opening the document, here and there.
@@ -236,7 +236,41 @@ impl<'a> DocumentPages<'a> {
             }
             Err(failure) => failure,
         };
+        let failure = if failure.deserves_retry() {
+            match self.render_again(index)? {
+                Ok((page, process)) => {
+                    let rendered = copy(page, &process, self.opened.renderer, allocate);
+                    self.keep(process);
+                    return rendered;
+                }
+                Err(failure) => failure,
+            }
+        } else {
+            failure
+        };
         self.second_opinion(index, failure, allocate)
+    }
+
+    /// Renders a page that its process did not survive in a fresh one. A page
+    /// that brings this one down too is to blame, and not what went before.
+    fn render_again(
+        &self,
+        index: u32,
+    ) -> Result<Result<(PageReply, WorkerProcess), Failure>, RenderError> {
+        let mut process = WorkerProcess::start(&self.owner.settings)?;
+        let reader = self.owner.reader(self.opened.renderer);
+        let page = self.opened.open_in(&mut process, &reader);
+        let page = page.and_then(|()| process.render(index));
+        Ok(page.map(|page| (page, process)))
+    }
+
+    /// A process that has the document open becomes the own one, if that died.
+    fn keep(&mut self, process: WorkerProcess) {
+        let has_page = self.under_way.iter().any(|page| page.loan.is_none());
+        if !has_page && self.owner.process.is_none() {
+            self.owner.process = Some(process);
+            self.is_open = true;
+        }
     }
 
     /// Asks the own process for a page, if it has none, and starts it again if it died.
@@ -247,12 +281,11 @@ impl<'a> DocumentPages<'a> {
         }
         let mut process = match self.owner.process.take() {
             Some(process) => process,
-            None => RenderProcess::start(&self.owner.settings)?,
+            None => WorkerProcess::start(&self.owner.settings)?,
         };
-        let passwords = &self.owner.passwords;
-        let renderer = self.opened.renderer;
+        let reader = self.owner.reader(self.opened.renderer);
         if !self.is_open
-            && let Err(failure) = self.opened.open_in(&mut process, renderer, passwords)
+            && let Err(failure) = self.opened.open_in(&mut process, &reader)
         {
             self.owner.process = Some(process).filter(|process| !process.is_dead());
             self.under_way.push_back(PageUnderWay {
@@ -280,10 +313,10 @@ impl<'a> DocumentPages<'a> {
             return;
         };
         let began = Instant::now();
-        let started = RenderProcess::start(&self.owner.settings).and_then(|mut process| {
-            let (renderer, passwords) = (self.opened.renderer, &self.owner.passwords);
-            let opened = self.opened.open_in(&mut process, renderer, passwords);
-            opened.map(|()| process).map_err(RenderError::NotReady)
+        let started = WorkerProcess::start(&self.owner.settings).and_then(|mut process| {
+            let reader = self.owner.reader(self.opened.renderer);
+            let opened = self.opened.open_in(&mut process, &reader);
+            opened.map(|()| process).map_err(StartError::NotReady)
         });
         self.spent_opening += began.elapsed();
         match started {
@@ -296,7 +329,7 @@ impl<'a> DocumentPages<'a> {
         }
     }
 
-    fn begin(&mut self, process: RenderProcess, loan: Option<Loan>) {
+    fn begin(&mut self, process: WorkerProcess, loan: Option<Loan>) {
         self.under_way.push_back(PageUnderWay {
             index: self.n_begun,
             process: Ok(process.begin(self.n_begun)),
@@ -307,7 +340,7 @@ impl<'a> DocumentPages<'a> {
     }
 
     /// What a process does whose page has left: the next page, as a rule.
-    fn go_on(&mut self, process: RenderProcess, mut loan: Option<Loan>) {
+    fn go_on(&mut self, process: WorkerProcess, mut loan: Option<Loan>) {
         let is_own = loan.is_none();
         if is_own {
             self.is_open = !process.is_dead();
@@ -336,9 +369,16 @@ impl<'a> DocumentPages<'a> {
     ) -> Result<RenderedPage<P>, RenderError> {
         let mut attempts = Attempts(vec![(self.opened.renderer, failure)]);
         if self.owner.choice == RendererChoice::Auto && self.opened.renderer == Renderer::Pdfium {
-            match self.render_fallback(index)? {
-                Ok((page, process)) => return copy(page, process, Renderer::Hayro, allocate),
-                Err(failure) => attempts.0.push((Renderer::Hayro, failure)),
+            let mut page = self.render_fallback(index)?;
+            if page.as_ref().is_err_and(Failure::deserves_retry) {
+                page = self.render_fallback(index)?;
+            }
+            match (page, &self.fallback) {
+                (Ok(page), Some(process)) => {
+                    return copy(page, process, Renderer::Hayro, allocate);
+                }
+                (Ok(_), None) => {} // It is there when it rendered a page.
+                (Err(failure), _) => attempts.0.push((Renderer::Hayro, failure)),
             }
         }
         Err(RenderError::Failed(attempts))
@@ -347,29 +387,25 @@ impl<'a> DocumentPages<'a> {
     fn render_fallback(
         &mut self,
         index: u32,
-    ) -> Result<Result<(PageReply, &RenderProcess), Failure>, RenderError> {
+    ) -> Result<Result<PageReply, Failure>, RenderError> {
         let process = match self.fallback.take() {
             Some(process) if !process.is_dead() => process,
             _ => {
-                let mut process = RenderProcess::start(&self.owner.settings)?;
-                let passwords = &self.owner.passwords;
-                match self
-                    .opened
-                    .open_in(&mut process, Renderer::Hayro, passwords)
-                {
+                let mut process = WorkerProcess::start(&self.owner.settings)?;
+                let reader = self.owner.reader(Renderer::Hayro);
+                match self.opened.open_in(&mut process, &reader) {
                     Ok(()) => process,
                     Err(failure) => return Ok(Err(failure)),
                 }
             }
         };
-        let process = self.fallback.insert(process);
-        Ok(process.render(index).map(|page| (page, &*process)))
+        Ok(self.fallback.insert(process).render(index))
     }
 }
 
 fn copy<P: DerefMut<Target = [u8]>>(
     page: PageReply,
-    process: &RenderProcess,
+    process: &WorkerProcess,
     renderer: Renderer,
     allocate: impl FnOnce(usize) -> P,
 ) -> Result<RenderedPage<P>, RenderError> {
@@ -388,22 +424,20 @@ fn copy<P: DerefMut<Target = [u8]>>(
 mod tests {
     use super::*;
     use crate::render_pdf::budget::{BudgetShare, ProcessBudget};
-    use crate::render_pdf::process::ProcessSettings;
-    use crate::render_pdf::testing::{numbered_pages, pdf_of, pdfium, three_pages, worker_command};
+    use crate::cage::process::ProcessSettings;
+    use crate::cage::testing::settings;
+    use crate::render_pdf::testing::{numbered_pages, pdf_of, pdfium, three_pages};
     use rustix::process::{Pid, Signal, kill_process};
 
     const N_PAGES: usize = 40;
 
     /// An instance whose workers commit a misdeed.
     fn instance(budget: &ProcessBudget, misdeed: &str, page_s: u32) -> DocumentRenderer {
-        let settings = ProcessSettings {
-            worker: worker_command(misdeed),
+        let mut settings = ProcessSettings {
             pdfium: pdfium(),
-            long_side_px: 64,
-            words: true,
-            memory_mb: 512,
-            page_s,
+            ..settings(misdeed)
         };
+        settings.limits.page_s = page_s;
         let limit = Duration::from_mins(1);
         let share = budget.join();
         DocumentRenderer::new(settings, RendererChoice::Auto, Vec::new(), limit, share)
@@ -560,18 +594,7 @@ mod tests {
             let id = document.ids()[who].unwrap();
             kill_process(Pid::from_raw(id as i32).unwrap(), Signal::KILL).unwrap();
             texts.extend(document.texts());
-            // The page that it had, or the next if it had answered already.
-            let sound = sound(0);
-            let n_pages = texts.len();
-            let others: Vec<_> = (0..n_pages)
-                .filter(|&page| texts[page] != sound[page])
-                .collect();
-            assert!(n_pages == N_PAGES && others.len() == 1 && (3..7).contains(&others[0]));
-            let expected = match first_renderer() {
-                Renderer::Pdfium => Ok((format!("page {}", others[0]), Renderer::Hayro)),
-                Renderer::Hayro => Err("hayro was killed by signal 9 (kill)".to_owned()),
-            };
-            assert_eq!(texts[others[0]], expected);
+            assert_eq!(texts, sound(0));
         }
     }
 
