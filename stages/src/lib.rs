@@ -59,6 +59,9 @@ mod pool_vectors;
 
 mod binarize;
 
+#[doc(hidden)]
+pub mod attacks;
+
 #[cfg(test)]
 mod testing;
 

@@ -15,6 +15,8 @@ mod last_words;
 mod limits;
 pub(crate) mod process;
 pub(crate) mod protocol;
+#[cfg(test)]
+mod refusals;
 pub(crate) mod shared;
 #[cfg(test)]
 pub(crate) mod testing;

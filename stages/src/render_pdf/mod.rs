@@ -12,6 +12,8 @@ mod document;
 mod error;
 pub(crate) mod hayro;
 pub(crate) mod metadata;
+#[cfg(test)]
+mod mutations;
 mod pages;
 pub(crate) mod pdfium;
 pub(crate) mod renderer;
@@ -198,6 +200,7 @@ mod tests {
         TestPage, UPRIGHT, locked, numbered_pages, pdf, pdfium, reasons, render, three_pages,
     };
     use super::*;
+    use crate::cage::Isolation;
     use crate::cage::testing::worker_command;
     use pagemill_pipeline::testing::{StageOutput, run_stage};
     use pagemill_pipeline::{Resources, StageConfig};
@@ -496,6 +499,38 @@ mod tests {
             reasons(&out),
             [format!("cannot render `mill.pdf`: {reason}")]
         );
+    }
+
+    #[test]
+    fn wherever_a_page_is_rendered_it_is_the_same() {
+        for renderer in each_renderer() {
+            let pages = [Isolation::Cage, Isolation::Process, Isolation::None].map(|isolation| {
+                let config = RenderPdfConfig {
+                    isolation,
+                    ..with(renderer)
+                };
+                let broken = render(&config, "", b"%PDF-1.7 and nothing more");
+                assert_eq!((broken.sent.len(), broken.dead.len()), (0, 1));
+                let out = render(&config, "", &three_pages());
+                assert!(out.dead.is_empty() && out.error.is_none(), "{isolation:?}");
+                let image = |page: &Item| page.image().unwrap().pixels.to_vec();
+                out.sent.iter().map(image).collect::<Vec<_>>()
+            });
+            assert!(pages[0].len() == 3 && pages[0] == pages[1] && pages[1] == pages[2]);
+        }
+    }
+
+    #[test]
+    fn several_instances_render_in_the_program_itself_if_they_must() {
+        let config = RenderPdfConfig {
+            isolation: Isolation::None,
+            ..with(RendererChoice::Auto)
+        };
+        std::thread::scope(|scope| {
+            let render = || texts(&render(&config, "", &numbered_pages(20))).len();
+            let threads = [(); 3].map(|()| scope.spawn(render));
+            assert!(threads.into_iter().all(|thread| thread.join().unwrap() == 20));
+        });
     }
 
     #[test]

@@ -598,6 +598,32 @@ mod tests {
         }
     }
 
+    /// `PAGEMILL_KILLED_PAGES=10000` renders so many; the default is quick.
+    #[test]
+    fn pages_come_once_and_in_order_though_a_process_is_killed_every_fifty() {
+        let n_pages = std::env::var("PAGEMILL_KILLED_PAGES").ok();
+        let n_pages = n_pages.map_or(1000, |n| n.parse().unwrap());
+        let (budget, mut first, _second) = two("", 20);
+        first.document_limit = Duration::from_hours(1);
+        let mut document = first.open(&numbered_pages(n_pages), u32::MAX).unwrap();
+        let mut n_killed = 0;
+        for page in 0..n_pages {
+            if page % 50 == 25 {
+                // The own one and the borrowed one by turns.
+                let ids = document.ids();
+                let id = ids[page / 50 % 2].or(ids[0]).or(ids[1]);
+                let pid = id.and_then(|id| Pid::from_raw(id as i32)).unwrap();
+                kill_process(pid, Signal::KILL).unwrap();
+                n_killed += 1;
+            }
+            let expected = (format!("page {page}"), first_renderer());
+            assert_eq!(document.text(), Ok(expected));
+        }
+        assert!(document.next_page().is_none() && n_killed == n_pages / 50);
+        drop(document);
+        assert_eq!(budget.n_lent(), 0);
+    }
+
     #[test]
     fn a_document_that_is_dropped_leaves_no_busy_process() {
         let (budget, mut first, _second) = two("hang any 5", 20);

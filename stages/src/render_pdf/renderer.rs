@@ -146,7 +146,7 @@ mod tests {
             ..side(1024)
         };
         let size = PageSize::fit(595.0, 842.0, limits).unwrap();
-        assert_eq!((size.width_px, size.height_px), (593, 841));
+        assert_eq!((size.width_px, size.height_px), (594, 841));
     }
 
     #[test]
