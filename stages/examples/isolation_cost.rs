@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 
 use pagemill_pipeline::testing::run_stage;
 use pagemill_pipeline::{Item, Resources, Stage, StageConfig};
+use pagemill_stages::RenderPdfConfig;
 use pagemill_stages::cage::{Isolation, run_worker_if_asked};
 use pagemill_stages::render_pdf::{ProcessBudget, RenderSetup};
-use pagemill_stages::RenderPdfConfig;
 
 const ROUNDS: usize = 15;
 
@@ -38,7 +38,10 @@ fn main() -> ExitCode {
     let pdfium = arguments.next().map(PathBuf::from);
     let folder = arguments.next().unwrap_or("examples/documents".into());
     let mut documents = Vec::new();
-    for entry in std::fs::read_dir(folder).expect("a folder with PDFs").flatten() {
+    for entry in std::fs::read_dir(folder)
+        .expect("a folder with PDFs")
+        .flatten()
+    {
         let path = entry.path();
         if path.extension().is_some_and(|extension| extension == "pdf") {
             documents.push(std::fs::read(path).expect("a file"));
@@ -127,7 +130,5 @@ fn ticks() -> u64 {
         });
         Some(times.sum::<u64>())
     };
-    processes
-        .filter_map(|entry| of_process(entry.path()))
-        .sum()
+    processes.filter_map(|entry| of_process(entry.path())).sum()
 }

@@ -159,7 +159,8 @@ impl DecodeImage {
             outlet.dead_letter(item, error);
             return Ok(());
         }
-        let document = SealedDocument::new(bytes).map_err(|error| fatal(StartError::Memory(error)))?;
+        let document =
+            SealedDocument::new(bytes).map_err(|error| fatal(StartError::Memory(error)))?;
         let limits = PictureLimits {
             max_pixels: pixels,
             max_bytes,

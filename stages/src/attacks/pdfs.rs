@@ -13,7 +13,14 @@ pub(super) fn all() -> Vec<Attack> {
         media_type: "application/pdf",
         bytes,
     };
-    let lists = [recursion(), bombs(), patterns(), structure(), boxes(), images()];
+    let lists = [
+        recursion(),
+        bombs(),
+        patterns(),
+        structure(),
+        boxes(),
+        images(),
+    ];
     lists.into_iter().flatten().map(attack).collect()
 }
 
@@ -122,7 +129,10 @@ fn bombs() -> Named {
         "<< /Type /Font /Subtype /TrueType /BaseFont /B /FontDescriptor << /Type /FontDescriptor \
          /FontName /B /Flags 4 /FontFile2 {bomb} 0 R >> >>"
     ));
-    let font = file.page(&format!("/Font << /F {font} 0 R >>"), "BT /F 9 Tf (a) Tj ET");
+    let font = file.page(
+        &format!("/Font << /F {font} 0 R >>"),
+        "BT /F 9 Tf (a) Tj ET",
+    );
     let mut file = File::new();
     let lzw = "/ASCIIHexDecode /RunLengthDecode /FlateDecode /FlateDecode";
     let mixed = file.stream(&format!("/Filter [{lzw}]"), "ff".repeat(100_000));
@@ -134,7 +144,10 @@ fn bombs() -> Named {
     );
     let objects = file.page_with(&format!("/MediaBox [0 0 9 9] /Contents {objects} 0 R"));
     vec![
-        ("a content stream of 256 MB", of_content("/FlateDecode", &once)),
+        (
+            "a content stream of 256 MB",
+            of_content("/FlateDecode", &once),
+        ),
         (
             "a content stream of 4 GB",
             of_content("/FlateDecode /FlateDecode", &four),
@@ -143,10 +156,7 @@ fn bombs() -> Named {
             "a content stream of 5 GB, compressed three times",
             of_content("/FlateDecode /FlateDecode /FlateDecode", &thrice),
         ),
-        (
-            "four million lines",
-            of_content("/FlateDecode", &path),
-        ),
+        ("four million lines", of_content("/FlateDecode", &path)),
         ("a font of 5 GB", font),
         ("filters that do not fit the data", mixed),
         ("an object stream of 4 GB", objects),
@@ -181,7 +191,10 @@ fn patterns() -> Named {
         "",
         "[0.00001 0.00001] 0 d 1 w 0 0 m 100000 100000 l S 0 0 m 100 9 9 100 300 300 c S",
     );
-    let wide = File::new().page("", "1e30 w 1 J 1 j 0 0 m 1e30 1e30 l -1e30 5 l S".repeat(99));
+    let wide = File::new().page(
+        "",
+        "1e30 w 1 J 1 j 0 0 m 1e30 1e30 l -1e30 5 l S".repeat(99),
+    );
     let shading = |function: &str, kind: &str| {
         let mut file = File::new();
         let function = file.stream(
@@ -191,7 +204,10 @@ fn patterns() -> Named {
         let shading = file.add(format!(
             "<< {kind} /ColorSpace /DeviceRGB /Function {function} 0 R >>"
         ));
-        file.page(&format!("/Shading << /S {shading} 0 R >>"), "300 0 0 300 0 0 cm /S sh")
+        file.page(
+            &format!("/Shading << /S {shading} 0 R >>"),
+            "300 0 0 300 0 0 cm /S sh",
+        )
     };
     let work = format!("{{ {} pop dup dup }}", "dup sin cos exp ".repeat(50_000));
     let deep = format!("{}{}", "{ ".repeat(100_000), "} ".repeat(100_000));
@@ -220,9 +236,18 @@ fn patterns() -> Named {
         ("a pattern of huge cells", huge_cell),
         ("dashes of a hundred-thousandth of a point", dashes),
         ("lines wider than the world", wide),
-        ("a shading with much to compute", shading(&work, by_function)),
-        ("a function with blocks 100,000 deep", shading(&deep, by_function)),
-        ("a function that fills its stack", shading(&doubling, by_function)),
+        (
+            "a shading with much to compute",
+            shading(&work, by_function),
+        ),
+        (
+            "a function with blocks 100,000 deep",
+            shading(&deep, by_function),
+        ),
+        (
+            "a function that fills its stack",
+            shading(&doubling, by_function),
+        ),
         ("a mesh of 30 million triangles", mesh),
         ("a sampled function of 10^19 samples", sampled),
     ]
@@ -233,8 +258,12 @@ fn structure() -> Named {
     let loops = File::new().tree("/Kids [2 0 R 2 0 R] /Count 2");
     let mut file = File::new();
     let (first, second) = (file.next(), file.next() + 1);
-    file.add(format!("<< /Type /Pages /Kids [{second} 0 R {second} 0 R] /Count 9 >>"));
-    file.add(format!("<< /Type /Pages /Kids [{first} 0 R {first} 0 R] /Count 9 >>"));
+    file.add(format!(
+        "<< /Type /Pages /Kids [{second} 0 R {second} 0 R] /Count 9 >>"
+    ));
+    file.add(format!(
+        "<< /Type /Pages /Kids [{first} 0 R {first} 0 R] /Count 9 >>"
+    ));
     let crossed = file.tree(&format!("/Kids [{first} 0 R] /Count 99"));
     let mut file = File::new();
     let page = file.add("<< /Type /Page /Parent 2 0 R /MediaBox [0 0 9 9] >>");
@@ -310,11 +339,19 @@ fn boxes() -> Named {
     let unit = "/MediaBox [0 0 300 300] /UserUnit 1e30";
     vec![
         ("a page of 10^30 points", of("0 0 1e30 1e30")),
-        ("a page of 340282346638528859811704183484516925440 points", {
-            of("0 0 340282346638528859811704183484516925440 340282346638528859811704183484516925440")
-        }),
+        (
+            "a page of 340282346638528859811704183484516925440 points",
+            {
+                of(
+                    "0 0 340282346638528859811704183484516925440 340282346638528859811704183484516925440",
+                )
+            },
+        ),
         ("a page as thin as a hair", of("0 0 1000000000 0.000001")),
-        ("a page from the end to the beginning", of("300 300 -2147483648 -2147483648")),
+        (
+            "a page from the end to the beginning",
+            of("300 300 -2147483648 -2147483648"),
+        ),
         ("a page of no numbers", of("NaN Infinity -Infinity null")),
         ("a page of a point", of("0 0 0.0000001 0.0000001")),
         ("a page whose unit is 10^30", File::new().page_with(unit)),
@@ -326,7 +363,10 @@ fn images() -> Named {
     let with = |entries: &str, data: &[u8]| {
         let mut file = File::new();
         let image = file.stream(&format!("/Type /XObject /Subtype /Image {entries}"), data);
-        file.page(&format!("/XObject << /I {image} 0 R >>"), "300 0 0 300 0 0 cm /I Do")
+        file.page(
+            &format!("/XObject << /I {image} 0 R >>"),
+            "300 0 0 300 0 0 cm /I Do",
+        )
     };
     let rgb = "/Width 30000 /Height 30000 /ColorSpace /DeviceRGB /BitsPerComponent 8";
     let gray = "/Width 60000 /Height 60000 /ColorSpace /DeviceGray /BitsPerComponent 1";
@@ -351,11 +391,17 @@ fn images() -> Named {
         ),
         (
             "a JPEG of 30,000 x 30,000 pixels",
-            with(&format!("{rgb} /Filter /DCTDecode"), &jpeg_header(30_000, 30_000)),
+            with(
+                &format!("{rgb} /Filter /DCTDecode"),
+                &jpeg_header(30_000, 30_000),
+            ),
         ),
         (
             "a JPEG 2000 of 60,000 x 60,000 pixels",
-            with(&format!("{rgb} /Filter /JPXDecode"), &jpeg2000_header(60_000, 60_000)),
+            with(
+                &format!("{rgb} /Filter /JPXDecode"),
+                &jpeg2000_header(60_000, 60_000),
+            ),
         ),
         (
             "a fax of 60,000 x 60,000 pixels",

@@ -34,16 +34,18 @@ fn marked(mark: &str) -> WorkerCommand {
 fn n_left(mark: &str) -> usize {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
     let has_mark = |entry: &std::fs::DirEntry| {
-        std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| {
-            line.windows(mark.len()).any(|word| word == mark.as_bytes())
-        })
+        std::fs::read(entry.path().join("cmdline"))
+            .is_ok_and(|line| line.windows(mark.len()).any(|word| word == mark.as_bytes()))
     };
     processes.filter(has_mark).count()
 }
 
 fn report(name: &str, began: Instant, n_pages: usize, reason: &str) {
     let elapsed = began.elapsed();
-    println!("{:>5} ms, {n_pages} pages: {name} {reason}", elapsed.as_millis());
+    println!(
+        "{:>5} ms, {n_pages} pages: {name} {reason}",
+        elapsed.as_millis()
+    );
     assert!(elapsed < MOST, "`{name}` took {elapsed:?}");
 }
 
@@ -70,7 +72,12 @@ fn no_pdf_costs_more_than_its_limits_or_harms_the_next() {
         let reason = out.dead.first().map_or("", |(_, reason)| reason);
         report(attack.name, began, out.sent.len(), reason);
         let out = run_stage(&mut *stage, [pdf("mill.pdf", three_pages())]);
-        assert_eq!((out.sent.len(), out.dead.len()), (3, 0), "after {}", attack.name);
+        assert_eq!(
+            (out.sent.len(), out.dead.len()),
+            (3, 0),
+            "after {}",
+            attack.name
+        );
     }
     drop(stage);
     assert_eq!(n_left(&mark), 0);
@@ -97,7 +104,12 @@ fn no_picture_costs_more_than_its_limits_or_harms_the_next() {
         report(attack.name, began, out.sent.len(), reason);
         let item = Item::of_document("mill.png", "image/png", healthy.get_ref().clone());
         let out = run_stage(&mut stage, [item]);
-        assert_eq!((out.sent.len(), out.dead.len()), (1, 0), "after {}", attack.name);
+        assert_eq!(
+            (out.sent.len(), out.dead.len()),
+            (1, 0),
+            "after {}",
+            attack.name
+        );
     }
     drop(stage);
     assert_eq!(n_left(&mark), 0);

@@ -51,7 +51,10 @@ mod tests {
     #[test]
     fn the_words_of_a_failed_allocation_are_known_among_others() {
         for (words, expected) in [
-            (&b"some noise\nmemory allocation of 64 bytes failed\n"[..], true),
+            (
+                &b"some noise\nmemory allocation of 64 bytes failed\n"[..],
+                true,
+            ),
             (b"some noise\n", false),
             (b"", false),
         ] {

@@ -74,10 +74,22 @@ mod tests {
         let default = DocumentLimits::default;
         default().check().unwrap();
         let cases = [
-            DocumentLimits { page_s: 0, ..default() },
-            DocumentLimits { document_s: 0, ..default() },
-            DocumentLimits { memory_mb: 63, ..default() },
-            DocumentLimits { pixels: 0, ..default() },
+            DocumentLimits {
+                page_s: 0,
+                ..default()
+            },
+            DocumentLimits {
+                document_s: 0,
+                ..default()
+            },
+            DocumentLimits {
+                memory_mb: 63,
+                ..default()
+            },
+            DocumentLimits {
+                pixels: 0,
+                ..default()
+            },
         ];
         for limits in cases {
             let error = limits.check().unwrap_err().to_string();

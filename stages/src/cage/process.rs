@@ -176,9 +176,7 @@ impl WorkerProcess {
             PageBuffer::new(settings.page_buffer_bytes).map_err(StartError::Memory)?;
         let (stream, theirs) = UnixStream::pair().map_err(StartError::Start)?;
         let child = match settings.isolation {
-            Isolation::Cage | Isolation::Process => {
-                Some(start_process(&settings.worker, theirs)?)
-            }
+            Isolation::Cage | Isolation::Process => Some(start_process(&settings.worker, theirs)?),
             Isolation::None => {
                 start_thread(theirs).map_err(StartError::Start)?;
                 None
@@ -317,16 +315,12 @@ impl WorkerProcess {
 
     fn receive_page(&mut self, asked: Asked) -> Result<PageReply, Failure> {
         match self.receive(asked)? {
-            Reply::Page(page) => {
-                match page.check(self.page_limits(), self.page_buffer.n_bytes()) {
-                    Ok(()) => Ok(page),
-                    Err(problem) => Err(self.garbled(problem)),
-                }
-            }
+            Reply::Page(page) => match page.check(self.page_limits(), self.page_buffer.n_bytes()) {
+                Ok(()) => Ok(page),
+                Err(problem) => Err(self.garbled(problem)),
+            },
             Reply::PageFailed(PageProblem::Renderer(reason)) => Err(Failure::refused(&reason)),
-            Reply::PageFailed(PageProblem::Picture(error)) => {
-                Err(Failure::Picture(error.tidied()))
-            }
+            Reply::PageFailed(PageProblem::Picture(error)) => Err(Failure::Picture(error.tidied())),
             _ => Err(self.garbled("something else than a page")),
         }
     }
@@ -547,10 +541,7 @@ mod tests {
             assert_eq!(process.render(2).unwrap().text.plain, "third page");
             assert!(process.render(3).is_err());
             let empty = SealedDocument::new(&pdf(&[])).unwrap();
-            assert_eq!(
-                process.open(&empty, &hayro()),
-                Err(Failure::NoPages)
-            );
+            assert_eq!(process.open(&empty, &hayro()), Err(Failure::NoPages));
         }
     }
 

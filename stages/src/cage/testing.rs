@@ -115,9 +115,7 @@ fn break_out(deed: &str) {
         "spawn" => Command::new("/bin/true").status().is_ok(),
         "exec" => {
             // It comes back only if it failed; `false` would not.
-            let _refused = Command::new("/bin/sh")
-                .args(["-c", "exit 77"])
-                .exec();
+            let _refused = Command::new("/bin/sh").args(["-c", "exit 77"]).exec();
             false
         }
         "parent" => {
@@ -129,6 +127,15 @@ fn break_out(deed: &str) {
             let same = rustix::process::getrlimit(Resource::As);
             let Rlimit { current, maximum } = same;
             setrlimit(Resource::As, Rlimit { current, maximum }).is_ok()
+        }
+        "inherited" => {
+            // Beyond the standard three there is the socket once more.
+            let is_open = |number| {
+                // SAFETY: the number is asked about and not used.
+                let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(number) };
+                rustix::io::fcntl_getfd(fd).is_ok()
+            };
+            (3..256).filter(|number| is_open(*number)).count() > 1
         }
         "thread" => std::thread::Builder::new().spawn(|| {}).is_ok(),
         call => raw(call),

@@ -59,6 +59,7 @@ pub fn run_worker_if_asked() -> Option<ExitCode> {
 pub(super) fn run(before_page: &mut dyn FnMut(&Reader, u32)) -> ExitCode {
     // A panic is answered as an error, and is no last word.
     std::panic::set_hook(Box::new(|_| {}));
+    close_inherited();
     let stream = io::stdin().as_fd().try_clone_to_owned();
     let served = stream
         .map_err(ChannelError::from)
@@ -304,6 +305,22 @@ fn guarded<T>(parse: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> 
 fn malformed(reason: &str) -> Refusal {
     Refusal::Malformed {
         reason: reason.to_owned(),
+    }
+}
+
+/// Closes what libraries of the parent left open for any child: a document is
+/// not to find it.
+fn close_inherited() {
+    const STANDARD_ERROR: i32 = 2;
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let numbers: Vec<i32> = open
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > STANDARD_ERROR)
+        .collect();
+    for number in numbers {
+        // SAFETY: this process has only just begun and opened nothing that it
+        // keeps. The folder that was listed is closed; its number is refused.
+        unsafe { rustix::io::close(number) }
     }
 }
 

@@ -49,7 +49,9 @@ impl<'a> PicturePages<'a> {
             Pages::One(document) => document,
             Pages::Tiff(pages) => pages.only(index as usize),
         };
-        let shrinker = self.shrinker.get_or_insert_with(|| Shrinker::new(long_side_px));
+        let shrinker = self
+            .shrinker
+            .get_or_insert_with(|| Shrinker::new(long_side_px));
         picture::decode(document, self.format, &self.limits, shrinker)
     }
 }

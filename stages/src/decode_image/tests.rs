@@ -377,21 +377,25 @@ fn settings_that_leave_no_room_are_refused() {
 
 #[test]
 fn a_page_that_its_decoder_does_not_survive_costs_itself_alone() {
-    let limits = DocumentLimits {
-        page_s: 1,
-        memory_mb: 200,
-        ..DocumentLimits::default()
-    };
-    let config = DecodeImageConfig {
-        limits,
-        ..DecodeImageConfig::default()
-    };
-    for (misdeed, what) in [
-        ("abort picture 1", "was killed by signal 6 (abort)"),
-        ("hang picture 1", "took longer than 1 s"),
-        ("eat picture 1", "used more than 200 MB"),
-        ("socket picture 1", "was killed by signal 31 (forbidden system call)"),
+    for (misdeed, page_s, what) in [
+        ("abort picture 1", 20, "was killed by signal 6 (abort)"),
+        ("hang picture 1", 1, "took longer than 1 s"),
+        ("eat picture 1", 20, "used more than 200 MB"),
+        (
+            "socket picture 1",
+            20,
+            "was killed by signal 31 (forbidden system call)",
+        ),
     ] {
+        let limits = DocumentLimits {
+            page_s,
+            memory_mb: 200,
+            ..DocumentLimits::default()
+        };
+        let config = DecodeImageConfig {
+            limits,
+            ..DecodeImageConfig::default()
+        };
         let file = tiff_of(&[Some(1), Some(2), Some(3)]);
         let item = Item::of_document("a.img", "image/tiff", file);
         let out = run_stage(&mut stage(&config, misdeed), [item]);

@@ -6,10 +6,10 @@ use super::budget::BudgetShare;
 use super::config::RendererChoice;
 use super::error::{Attempts, RenderError};
 use super::pages::{DocumentPages, ReadableDocument};
-use crate::cage::{Failure, Isolation};
 use crate::cage::process::{ProcessSettings, WorkerProcess};
 use crate::cage::protocol::{Metadata, Reader, Renderer};
 use crate::cage::shared::SealedDocument;
+use crate::cage::{Failure, Isolation};
 
 /// Reading metadata costs as much as the file is long when its tables are
 /// damaged; beyond this size it is not worth it.

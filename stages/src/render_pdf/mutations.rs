@@ -31,13 +31,22 @@ impl Numbers {
 /// Changes, moves, doubles or takes away some bytes.
 fn damage(document: &mut Vec<u8>, numbers: &mut Numbers) {
     const WORDS: [&[u8]; 8] = [
-        b"4294967295", b"-1", b" 0 R", b"<<", b"[", b"endobj", b"stream\n", b"1e999",
+        b"4294967295",
+        b"-1",
+        b" 0 R",
+        b"<<",
+        b"[",
+        b"endobj",
+        b"stream\n",
+        b"1e999",
     ];
     for _ in 0..=numbers.below(8) {
         let at = numbers.below(document.len());
         let until = (at + numbers.below(64)).min(document.len());
         match numbers.below(6) {
-            0 => document[at..until].iter_mut().for_each(|byte| *byte ^= 0x15),
+            0 => document[at..until]
+                .iter_mut()
+                .for_each(|byte| *byte ^= 0x15),
             1 => drop(document.drain(at..until)),
             2 => {
                 let part = document[at..until].to_vec();
@@ -104,7 +113,10 @@ fn damaged_documents_end_as_pages_or_dead_letters_and_memory_stays() {
     };
     let mut stage = config.build(&resources).unwrap();
     let mut render = |name: String, bytes| {
-        let out = run_stage(&mut *stage, [Item::of_document(name, "application/pdf", bytes)]);
+        let out = run_stage(
+            &mut *stage,
+            [Item::of_document(name, "application/pdf", bytes)],
+        );
         assert!(out.error.is_none(), "{:?}", out.error);
         (out.sent.len(), out.dead.len())
     };
@@ -122,7 +134,10 @@ fn damaged_documents_end_as_pages_or_dead_letters_and_memory_stays() {
         (n_pages, n_dead) = (n_pages + sent, n_dead + dead);
         if mutation % 50 == 0 {
             let resident_mb = resident_mb();
-            assert!(resident_mb < base_mb + 300, "{base_mb} MB became {resident_mb}");
+            assert!(
+                resident_mb < base_mb + 300,
+                "{base_mb} MB became {resident_mb}"
+            );
         }
     }
     println!("{n_mutations} documents: {n_pages} pages, {n_dead} dead letters, from {base_mb} MB");
