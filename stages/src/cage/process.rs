@@ -1,12 +1,9 @@
 //! The parent's handle on one worker.
 
-use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -14,14 +11,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::child::ChildProcess;
 use super::confine::{Isolation, Protections};
 use super::failure::{Failure, tidy};
-use super::last_words::LastWords;
 use super::limits::DocumentLimits;
 use super::protocol::{
     ChannelError, Metadata, Opened, PageLimits, PageProblem, PageReply, Reader, Refusal, Reply,
     Request, receive, send,
 };
 use super::shared::{PageBuffer, SealedDocument};
-use super::worker::{self, WORKER_ARGUMENT};
+use super::start::{StartError, WorkerCommand, start_process, start_thread};
 
 /// Time for a process to load its libraries and report.
 const START_LIMIT_S: u32 = 20;
@@ -34,33 +30,6 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Time for an answer that is fetched after its time was over.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// How a worker is started.
-#[derive(Debug, Clone)]
-pub struct WorkerCommand {
-    /// The executable; its `main` calls
-    /// [`run_worker_if_asked`](super::run_worker_if_asked).
-    pub program: PathBuf,
-    /// Its arguments.
-    pub arguments: Vec<OsString>,
-    /// Its whole environment: nothing is inherited.
-    pub environment: Vec<(OsString, OsString)>,
-}
-
-impl Default for WorkerCommand {
-    /// The executable that is running now, even if its file was replaced since.
-    fn default() -> Self {
-        // The worker gets no secrets (tokens, keys) from the environment, but
-        // the executable may not even load without this.
-        let library_path = OsString::from("LD_LIBRARY_PATH");
-        let environment = std::env::var_os(&library_path).map(|path| (library_path, path));
-        Self {
-            program: PathBuf::from("/proc/self/exe"),
-            arguments: vec![WORKER_ARGUMENT.into()],
-            environment: environment.into_iter().collect(),
-        }
-    }
-}
 
 /// What a worker may use and is asked for.
 #[derive(Debug, Clone)]
@@ -81,31 +50,6 @@ pub struct ProcessSettings {
     pub limits: DocumentLimits,
     /// Memory for anything but what the limits are about.
     pub overhead_mb: u32,
-}
-
-/// Why no worker can be started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The machine starts no process.
-    #[error("cannot start a worker process")]
-    Start(#[source] io::Error),
-    /// A process was started and is no worker.
-    #[error("the worker process {0} before it was ready")]
-    NotReady(Failure),
-    /// The machine has no memory to share.
-    #[error("cannot share memory with a worker process")]
-    Memory(#[source] io::Error),
-}
-
-impl StartError {
-    /// What the user can do about it.
-    pub fn hint(&self) -> &'static str {
-        match self {
-            Self::Start(_) => "see whether the machine has processes and memory left",
-            Self::NotReady(_) => "call `run_worker_if_asked` first thing in `main`",
-            Self::Memory(_) => "see whether the machine has memory left",
-        }
-    }
 }
 
 /// What holds the workers of this program on this machine: one is started, and
@@ -422,54 +366,6 @@ impl WorkerProcess {
     }
 }
 
-fn start_process(worker: &WorkerCommand, theirs: UnixStream) -> Result<ChildProcess, StartError> {
-    // A worker that gets here runs a program which never asked whether it
-    // is one; starting another would go on forever.
-    if std::env::args_os()
-        .nth(1)
-        .is_some_and(|first| first == WORKER_ARGUMENT)
-    {
-        return Err(StartError::NotReady(Failure::Garbled {
-            problem: "the program's own work".to_owned(),
-        }));
-    }
-    let (last_words, stderr) = LastWords::pair().map_err(StartError::Start)?;
-    let WorkerCommand {
-        program,
-        arguments,
-        environment,
-    } = worker;
-    let child = Command::new(program)
-        .arg0("pagemill-worker")
-        .args(arguments)
-        .env_clear()
-        .envs(environment.iter().map(|(name, value)| (name, value)))
-        // A group of its own: Ctrl-C in a terminal drains the run, and what
-        // is drained must still be rendered.
-        .process_group(0)
-        .stdin(Stdio::from(OwnedFd::from(theirs)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::from(stderr))
-        .spawn()
-        .map_err(StartError::Start)?;
-    Ok(ChildProcess::new(child, last_words))
-}
-
-/// Serves in this program: nothing holds the parsers. The thread ends when its
-/// socket is closed.
-fn start_thread(theirs: UnixStream) -> io::Result<()> {
-    // As much as a process's first thread has.
-    const STACK_BYTES: usize = 8 << 20;
-    std::thread::Builder::new()
-        .name("pagemill-worker".into())
-        .stack_size(STACK_BYTES)
-        .spawn(move || {
-            // Its parent finds the socket closed, whatever the reason.
-            let _ = worker::serve(theirs, &mut |_, _| {});
-        })
-        .map(drop)
-}
-
 /// A process that renders a page. Only its answer makes it a
 /// [`WorkerProcess`] again; without one it can but be dropped, which kills it.
 #[derive(Debug)]
@@ -510,90 +406,4 @@ impl Drop for WorkerProcess {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cage::protocol::Renderer;
-    use crate::cage::testing::settings;
-    use crate::render_pdf::testing::{pdf, three_pages};
-
-    fn hayro() -> Reader {
-        Reader::Pdf {
-            renderer: Renderer::Hayro,
-            passwords: Vec::new(),
-        }
-    }
-
-    fn exists(id: u32) -> bool {
-        std::path::Path::new(&format!("/proc/{id}")).exists()
-    }
-
-    #[test]
-    fn a_process_renders_one_document_after_the_other() {
-        let mut process = WorkerProcess::start(&settings("")).unwrap();
-        assert_eq!(process.pdfium_error(), Some("there is no libpdfium"));
-        for _ in 0..3 {
-            let document = SealedDocument::new(&three_pages()).unwrap();
-            assert_eq!(process.open(&document, &hayro()).unwrap().n_pages, 3);
-            assert_eq!(
-                process.metadata().unwrap().title.as_deref(),
-                Some("The Mill")
-            );
-            assert_eq!(process.render(2).unwrap().text.plain, "third page");
-            assert!(process.render(3).is_err());
-            let empty = SealedDocument::new(&pdf(&[])).unwrap();
-            assert_eq!(process.open(&empty, &hayro()), Err(Failure::NoPages));
-        }
-    }
-
-    #[test]
-    fn the_time_of_a_page_runs_from_its_request() {
-        let mut settings = settings("hang any 1");
-        settings.limits.page_s = 2;
-        let document = SealedDocument::new(&three_pages()).unwrap();
-        let [sound, hanging] = [2, 1].map(|index| {
-            let mut process = WorkerProcess::start(&settings).unwrap();
-            process.open(&document, &hayro()).unwrap();
-            process.begin(index)
-        });
-        let deadline = hanging.asked.deadline;
-        let (process, page) = hanging.finish();
-        assert_eq!(page.unwrap_err(), Failure::TimedOut { limit_s: 2 });
-        assert!(process.is_dead() && deadline.elapsed() < Duration::from_secs(1));
-        // The other one's time is over as well, but it answered in time.
-        assert!(sound.asked.deadline < deadline);
-        let (process, page) = sound.finish();
-        assert_eq!(page.unwrap().text.plain, "third page");
-        let id = process.id();
-        drop(process.begin(0));
-        assert!(!exists(id));
-    }
-
-    #[test]
-    fn nothing_is_left_of_a_process_that_is_dropped_or_died() {
-        let process = WorkerProcess::start(&settings("")).unwrap();
-        let id = process.id();
-        assert!(exists(id));
-        drop(process);
-        assert!(!exists(id));
-
-        let mut process = WorkerProcess::start(&settings("abort any 0")).unwrap();
-        let document = SealedDocument::new(&three_pages()).unwrap();
-        process.open(&document, &hayro()).unwrap();
-        assert_eq!(
-            process.render(0).unwrap_err(),
-            Failure::Killed { signal: 6 }
-        );
-        assert!(process.is_dead() && !exists(process.id()));
-    }
-
-    #[test]
-    fn a_process_ends_with_the_thread_that_started_it() {
-        let mut process = std::thread::scope(|scope| {
-            let starter = scope.spawn(|| WorkerProcess::start(&settings("")).unwrap());
-            starter.join().unwrap()
-        });
-        let document = SealedDocument::new(&three_pages()).unwrap();
-        let failure = process.open(&document, &hayro()).unwrap_err();
-        assert_eq!(failure, Failure::Killed { signal: 9 });
-    }
-}
+mod tests;

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::confine::Isolation;
 use super::limits::DocumentLimits;
-use super::process::{ProcessSettings, WorkerCommand};
+use super::process::ProcessSettings;
 use super::protocol::Reader;
+use super::start::WorkerCommand;
 use super::worker;
 
 /// Set in a worker's environment; its value is the misdeed to commit, such as
