@@ -172,7 +172,7 @@ fn tiff_chain() -> Vec<u8> {
 
 /// A lossless WebP of the largest size there is, without data.
 fn webp() -> Vec<u8> {
-    let bits: u32 = 16_382 | 16_382 << 14;
+    let bits: u32 = 0x3ffe | 0x3ffe << 14;
     let mut data = vec![0x2f];
     data.extend(bits.to_le_bytes());
     data.extend([0; 27]);

@@ -166,10 +166,10 @@ const FATAL_HERE: &[&str] = &[];
 /// # Errors
 /// The kernel has no filters, or none for this kind of processor.
 pub fn restrict() -> Result<(), seccompiler::Error> {
-    let fatal = compile("kill_process", "allow", rules(&[FATAL, FATAL_HERE]))?;
+    let fatal = compile("kill_process", "allow", &rules(&[FATAL, FATAL_HERE]))?;
     let mut allowed = rules(&[ALLOWED, ALLOWED_HERE]);
     allowed.extend(conditional());
-    let allowed = compile("allow", &json!({ "errno": EPERM }), allowed)?;
+    let allowed = compile("allow", json!({ "errno": EPERM }), &allowed)?;
     // Of two filters the stricter answer counts; the first must still let the
     // second be installed.
     apply_filter_all_threads(&fatal)?;
@@ -200,7 +200,7 @@ fn conditional() -> Vec<Value> {
 fn compile(
     on_match: &str,
     otherwise: impl serde::Serialize,
-    rules: Vec<Value>,
+    rules: &[Value],
 ) -> Result<BpfProgram, seccompiler::Error> {
     const NAME: &str = "worker";
     let filter = json!({
@@ -217,10 +217,10 @@ mod tests {
 
     #[test]
     fn both_filters_compile_and_no_call_is_in_both() {
-        compile("kill_process", "allow", rules(&[FATAL, FATAL_HERE])).unwrap();
+        compile("kill_process", "allow", &rules(&[FATAL, FATAL_HERE])).unwrap();
         let mut allowed = rules(&[ALLOWED, ALLOWED_HERE]);
         allowed.extend(conditional());
-        compile("allow", json!({ "errno": EPERM }), allowed).unwrap();
+        compile("allow", json!({ "errno": EPERM }), &allowed).unwrap();
         let mut names: Vec<_> = [ALLOWED, ALLOWED_HERE, FATAL, FATAL_HERE].concat();
         let n_names = names.len();
         names.sort_unstable();

@@ -32,6 +32,7 @@ impl ChildProcess {
     }
 
     /// Process id.
+    #[cfg(test)]
     pub fn id(&self) -> u32 {
         self.child.id()
     }

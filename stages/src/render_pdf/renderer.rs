@@ -54,26 +54,21 @@ impl PageSize {
         {
             return Err(format!("it has no size ({width_pt} x {height_pt} points)"));
         }
-        let longer_pt = f64::from(width_pt.max(height_pt));
-        let shape = f64::from(width_pt.min(height_pt)) / longer_pt;
-        let mut longer_px = limits.long_side_px;
-        let mut shorter_px = (f64::from(longer_px) * shape).round().max(1.0) as u32;
-        if u64::from(longer_px) * u64::from(shorter_px) > limits.pixels {
+        let shape = f64::from(width_pt.min(height_pt)) / f64::from(width_pt.max(height_pt));
+        let mut longer = limits.long_side_px;
+        let mut shorter = (f64::from(longer) * shape).round().max(1.0) as u32;
+        if u64::from(longer) * u64::from(shorter) > limits.pixels {
             // Rounded down, so that there are not too many once more.
-            let most_px = limits.pixels.clamp(1, longer_px.into()) as u32;
-            longer_px = ((limits.pixels as f64 / shape).sqrt() as u32).clamp(1, most_px);
-            shorter_px = (f64::from(longer_px) * shape).max(1.0) as u32;
+            let most = limits.pixels.clamp(1, longer.into()) as u32;
+            longer = ((limits.pixels as f64 / shape).sqrt() as u32).clamp(1, most);
+            shorter = (f64::from(longer) * shape).max(1.0) as u32;
         }
-        let (width_px, height_px) = if width_pt > height_pt {
-            (longer_px, shorter_px)
-        } else {
-            (shorter_px, longer_px)
-        };
+        let is_wide = width_pt > height_pt;
         Ok(Self {
             width_pt,
             height_pt,
-            width_px,
-            height_px,
+            width_px: if is_wide { longer } else { shorter },
+            height_px: if is_wide { shorter } else { longer },
         })
     }
 
