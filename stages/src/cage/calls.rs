@@ -62,6 +62,7 @@ const ALLOWED: &[&str] = &[
     "getpid",
     "gettid",
     "getppid",
+    "getcpu",
     "uname",
     "sysinfo",
     "getrusage",

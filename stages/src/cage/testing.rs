@@ -73,9 +73,6 @@ fn commit(misdeed: &str, reader: &Reader, index: u32) {
         "hang" => loop {
             std::thread::park_timeout(Duration::from_mins(1));
         },
-        "spin" => loop {
-            std::hint::spin_loop();
-        },
         "eat" => {
             let hoard: Vec<Vec<u8>> = (0..64).map(|_| vec![1; 64 << 20]).collect();
             assert!(hoard.len() < 64, "4 GB fit into the limit");
