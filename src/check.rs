@@ -5,10 +5,13 @@ use std::io::Write as _;
 use clap::Args;
 use pagemill::models::{ModelPlaces, resolve};
 use pagemill::pipeline::{BatchPolicy, EdgeLimits, FieldSet, GraphNode, OnError, Role, Unmatched};
+use pagemill::stages::cage::{Isolation, WorkerCommand, protections};
 use pagemill::stages::generate::{
     CaptionConfig, ClassifyConfig, ExtractConfig, GenerateConfig, ModelSetting, TranscribeConfig,
 };
-use pagemill::stages::{EmbedImageConfig, EmbedTextConfig, PrepareImageConfig};
+use pagemill::stages::{
+    DecodeImageConfig, EmbedImageConfig, EmbedTextConfig, PrepareImageConfig, RenderPdfConfig,
+};
 use pagemill::{ConfigError, Graph, Resources};
 
 use crate::{ConfigArgs, DONE};
@@ -65,7 +68,25 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<u8> {
             )?;
         }
     }
+    if graphs.iter().any(|graph| uses_cage(graph)) {
+        match protections(&WorkerCommand::default()) {
+            Ok(found) => writeln!(stdout, "\nthe cage on this machine: {found}")?,
+            Err(error) => writeln!(stdout, "\nthe cage on this machine: {error}")?,
+        }
+    }
     Ok(DONE)
+}
+
+/// Whether documents from strangers are parsed in the cage.
+fn uses_cage(graph: &Graph) -> bool {
+    let mut isolations = graph.nodes().iter().filter_map(|node| {
+        let renders = node.settings::<RenderPdfConfig>();
+        let decodes = node.settings::<DecodeImageConfig>();
+        renders
+            .map(|stage| stage.isolation)
+            .or_else(|| decodes.map(|stage| stage.isolation))
+    });
+    isolations.any(|isolation| isolation == Isolation::Cage)
 }
 
 /// The models that a pipeline names and that are not on this machine, each once.

@@ -16,7 +16,7 @@
 //! use std::path::Path;
 //!
 //! fn main() -> std::process::ExitCode {
-//!     // PDFs are rendered in processes of their own: this very program, started again.
+//!     // PDFs and pictures are parsed in processes of their own: this very program, started again.
 //!     if let Some(code) = pagemill::run_worker_if_asked() {
 //!         return code;
 //!     }
@@ -98,7 +98,7 @@ pub fn registry() -> Registry {
 }
 
 /// What the stages find on this machine: pagemill's cache folder, which holds
-/// models and libpdfium, and how a rendering process is started.
+/// models and libpdfium, and how a worker process is started.
 pub fn resources() -> Resources {
     let places = ModelPlaces::from_environment();
     let pdfium = find_pdfium(pdfium_candidates(&places));

@@ -105,7 +105,7 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn main() -> ExitCode {
-    // PDFs are rendered in processes of their own: this program, started again.
+    // PDFs and pictures are parsed in processes of their own: this program, started again.
     if let Some(code) = pagemill::run_worker_if_asked() {
         return code;
     }

@@ -1,48 +1,59 @@
 //! `kind = "decode_image"`: PNG, JPEG, TIFF and WebP documents to page images.
 //!
 //! A picture is a page like any other: upright, RGB, over white. A TIFF may
-//! hold several, and each becomes a page.
+//! hold several, and each becomes a page. They are decoded in a worker process,
+//! in the [cage](crate::cage), which is started for the first of them.
 
-mod picture;
+pub(crate) mod pages;
+pub(crate) mod picture;
 mod tiff_pages;
 
-use bytes::Bytes;
+use std::time::{Duration, Instant};
+
 use pagemill_pipeline::{
     Field, FieldError, FieldType, Fields, Image, Item, ItemError, Outlet, Resources, Stage,
     StageConfig, StageError, Word,
 };
 use serde::Deserialize;
 
+use crate::cage::process::{ProcessSettings, WorkerProcess};
+use crate::cage::protocol::{Opened, PageReply, Reader};
+use crate::cage::shared::SealedDocument;
+use crate::cage::{DocumentLimits, Failure, Isolation, StartError, WorkerCommand};
 use crate::media;
-use crate::pixels::Shrinker;
-use picture::{PictureError, PictureLimits};
-use tiff_pages::TiffPages;
+use crate::render_pdf::{RenderPdfConfig, RenderSetup};
+use picture::{PictureError, PictureFormat, PictureLimits};
 
 /// Number of pages of the document.
 const PAGE_COUNT: Field = Field::new("page_count", FieldType::Integer);
 /// What made the image: `image`, after the library that decodes.
 const RENDERER: Field = Field::new("renderer", FieldType::Text);
 
+/// Longest side that can be asked for.
+const MAX_LONG_SIDE_PX: u32 = 65_535;
+
+/// Memory of a worker for anything but pixels.
+const OVERHEAD_MB: u32 = 64;
+
 /// Settings of `kind = "decode_image"`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecodeImageConfig {
-    /// A picture with more pixels is set aside without being decoded.
-    pub max_pixels: u64,
-    /// A picture that takes more memory while it is decoded is set aside.
-    pub max_memory_mb: u32,
     /// A larger picture is shrunk to this side as soon as it is decoded, so
     /// that what waits on the edges stays small.
     pub long_side_px: u32,
+    /// What one document may use.
+    pub limits: DocumentLimits,
+    /// Where documents are parsed: `cage`, `process` or `none`.
+    pub isolation: Isolation,
 }
 
 impl Default for DecodeImageConfig {
     fn default() -> Self {
         Self {
-            // What Pillow calls a decompression bomb: 512 MB as RGB.
-            max_pixels: 178_956_970,
-            max_memory_mb: 1024,
             long_side_px: 2048,
+            limits: DocumentLimits::default(),
+            isolation: Isolation::default(),
         }
     }
 }
@@ -50,7 +61,7 @@ impl Default for DecodeImageConfig {
 impl StageConfig for DecodeImageConfig {
     const KIND: &'static str = "decode_image";
     const ABOUT: &'static str = "PNG, JPEG, TIFF and WebP documents to page images";
-    const EXAMPLE: &'static str = "long_side_px = 2048\nmax_pixels = 100_000_000\n";
+    const EXAMPLE: &'static str = "long_side_px = 2048\nlimits = { pixels = 100_000_000 }\n";
 
     fn fields(&self) -> Fields {
         // It keeps `document`, and what an earlier stage has made of other
@@ -68,49 +79,63 @@ impl StageConfig for DecodeImageConfig {
             .one_to_many()
     }
 
-    fn build(&self, _resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {
-        Ok(Box::new(DecodeImage::new(self)?))
+    fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {
+        let setup = resources.get::<RenderSetup>(RenderPdfConfig::KIND);
+        let worker = setup.map(|setup| setup.worker.clone()).unwrap_or_default();
+        Ok(Box::new(DecodeImage::new(self, worker)?))
     }
 }
 
 /// Decodes picture documents; others pass on unchanged.
 pub struct DecodeImage {
-    limits: PictureLimits,
-    shrinker: Shrinker,
+    settings: ProcessSettings,
+    /// None before the first picture, and after one that it died of.
+    process: Option<WorkerProcess>,
 }
 
 impl DecodeImage {
-    /// Checks the settings.
+    /// Checks the settings; no worker is started yet.
     ///
     /// # Errors
-    /// When one of them is 0.
-    pub fn new(config: &DecodeImageConfig) -> Result<Self, FieldError> {
-        let refuse = |field, hint| Err(FieldError::new(field, "must be at least 1", hint));
-        if config.max_pixels == 0 {
-            return refuse("max_pixels", "leave it out for 178,956,970");
+    /// When one of them leaves no room.
+    pub fn new(config: &DecodeImageConfig, worker: WorkerCommand) -> Result<Self, FieldError> {
+        let DecodeImageConfig {
+            long_side_px,
+            limits,
+            isolation,
+        } = *config;
+        if !(1..=MAX_LONG_SIDE_PX).contains(&long_side_px) {
+            return Err(FieldError::new(
+                "long_side_px",
+                format_args!("must be from 1 to {MAX_LONG_SIDE_PX}"),
+                "leave it out for 2048",
+            ));
         }
-        if config.max_memory_mb == 0 {
-            return refuse("max_memory_mb", "leave it out for 1024 MB");
-        }
-        if config.long_side_px == 0 {
-            return refuse("long_side_px", "leave it out for 2048");
-        }
+        limits.check()?;
+        let most_pixels = u64::from(long_side_px).pow(2).min(limits.pixels);
+        let settings = ProcessSettings {
+            worker,
+            isolation,
+            pdfium: None,
+            long_side_px,
+            page_buffer_bytes: most_pixels as usize * 3,
+            words: false,
+            limits,
+            overhead_mb: OVERHEAD_MB,
+        };
         Ok(Self {
-            limits: PictureLimits {
-                max_pixels: config.max_pixels,
-                max_bytes: u64::from(config.max_memory_mb) << 20,
-            },
-            shrinker: Shrinker::new(config.long_side_px),
+            settings,
+            process: None,
         })
     }
 
     fn decode_document(
         &mut self,
         item: Item,
-        bytes: &Bytes,
+        bytes: &[u8],
         outlet: &mut Outlet<'_>,
     ) -> Result<(), StageError> {
-        let Some(format) = picture::format_of(&item.origin().media_type) else {
+        let Some(format) = PictureFormat::of(&item.origin().media_type) else {
             let reason = format!(
                 "`{}` is no kind of picture it reads",
                 item.origin().media_type
@@ -120,39 +145,161 @@ impl DecodeImage {
             outlet.dead_letter(item, error);
             return Ok(());
         };
-        if format != image::ImageFormat::Tiff {
-            let decoded = picture::decode(bytes, format, &self.limits, &mut self.shrinker);
-            return send_page(&item, 1, 1, decoded, outlet);
+        let DocumentLimits {
+            document_s,
+            memory_mb,
+            pixels,
+            ..
+        } = self.settings.limits;
+        let max_bytes = u64::from(memory_mb) << 20;
+        if bytes.len() as u64 > max_bytes {
+            let n_mb = bytes.len() >> 20;
+            let reason = format!("it has {n_mb} MB, and a worker process may use {memory_mb} MB");
+            let error = ItemError::new("decode", reason).hint("raise `limits.memory_mb`");
+            outlet.dead_letter(item, error);
+            return Ok(());
         }
-        let mut pages = match TiffPages::find(bytes) {
-            Ok(pages) => pages,
-            Err(error) => {
-                outlet.dead_letter(item, error.into());
+        let document =
+            SealedDocument::new(bytes).map_err(|error| fatal(StartError::Memory(error)))?;
+        let limits = PictureLimits {
+            max_pixels: pixels,
+            max_bytes,
+        };
+        let reader = Reader::Picture { format, limits };
+        let began = Instant::now();
+        let opened = match self.open(&document, &reader).map_err(fatal)? {
+            Ok(opened) => opened,
+            Err(failure) => {
+                outlet.dead_letter(item, describe(&failure));
                 return Ok(());
             }
         };
-        let n_pages = pages.n_pages();
-        for index in 0..n_pages {
+        let mut spent = began.elapsed();
+        for index in 0..opened.n_pages {
             if outlet.is_cancelled() {
                 return Err(StageError::Cancelled);
             }
-            let document = pages.only(index);
-            let decoded = picture::decode(document, format, &self.limits, &mut self.shrinker);
-            send_page(&item, index as u32 + 1, n_pages as u32, decoded, outlet)?;
+            if spent > Duration::from_secs(document_s.into()) {
+                let reason = format!(
+                    "it took longer than {document_s} s, so pages {} to {} are missing",
+                    index + 1,
+                    opened.n_pages
+                );
+                let error = ItemError::new("decode", reason).hint("raise `limits.document_s`");
+                outlet.dead_letter(item, error);
+                return Ok(());
+            }
+            let began = Instant::now();
+            let decoded = self.decode(&document, &reader, index).map_err(fatal)?;
+            spent += began.elapsed();
+            send_page(&item, index + 1, opened.n_pages, decoded, outlet)?;
         }
-        if pages.is_cut_off() {
-            let missing = item.child().with_page(n_pages as u32 + 1);
+        if opened.is_cut_off {
+            let missing = item.child().with_page(opened.n_pages + 1);
             outlet.dead_letter(missing, PictureError::CutOff.into());
         }
         Ok(())
     }
+
+    /// Opens a document; one that the worker did not survive once more.
+    fn open(
+        &mut self,
+        document: &SealedDocument,
+        reader: &Reader,
+    ) -> Result<Result<Opened, Failure>, StartError> {
+        self.process.take_if(|process| process.is_worn_out());
+        let opened = self.try_open(document, reader)?;
+        if opened.as_ref().is_err_and(Failure::deserves_retry) {
+            return self.try_open(document, reader);
+        }
+        Ok(opened)
+    }
+
+    fn try_open(
+        &mut self,
+        document: &SealedDocument,
+        reader: &Reader,
+    ) -> Result<Result<Opened, Failure>, StartError> {
+        let process = match self.process.take() {
+            Some(process) => process,
+            None => WorkerProcess::start(&self.settings)?,
+        };
+        let process = self.process.insert(process);
+        let opened = process.open(document, reader);
+        self.process.take_if(|process| process.is_dead());
+        Ok(opened)
+    }
+
+    /// Decodes a page of the document that was opened last; one that the worker
+    /// did not survive once more, in a fresh one.
+    fn decode(
+        &mut self,
+        document: &SealedDocument,
+        reader: &Reader,
+        index: u32,
+    ) -> Result<Result<Image, Failure>, StartError> {
+        let decoded = self.try_decode(document, reader, index)?;
+        if decoded.as_ref().is_err_and(Failure::deserves_retry) {
+            return self.try_decode(document, reader, index);
+        }
+        Ok(decoded)
+    }
+
+    fn try_decode(
+        &mut self,
+        document: &SealedDocument,
+        reader: &Reader,
+        index: u32,
+    ) -> Result<Result<Image, Failure>, StartError> {
+        if self.process.is_none()
+            && let Err(failure) = self.try_open(document, reader)?
+        {
+            return Ok(Err(failure));
+        }
+        let Some(process) = &mut self.process else {
+            unreachable!("a process that opened a document is there");
+        };
+        let decoded = match process.render(index) {
+            Ok(page) => Ok(copy(&page, process).map_err(StartError::Memory)?),
+            Err(failure) => Err(failure),
+        };
+        self.process.take_if(|process| process.is_dead());
+        Ok(decoded)
+    }
+}
+
+fn copy(page: &PageReply, process: &WorkerProcess) -> std::io::Result<Image> {
+    let mut pixels = vec![0; page.n_bytes()];
+    process.read_pixels(&mut pixels)?;
+    Ok(Image {
+        pixels: pixels.into(),
+        width_px: page.width_px,
+        height_px: page.height_px,
+        dpi: None,
+    })
+}
+
+/// What became of a picture, as a dead letter says it.
+fn describe(failure: &Failure) -> ItemError {
+    let hint = match failure {
+        Failure::Picture(error) => return error.clone().into(),
+        Failure::OutOfMemory { .. } => "raise `limits.memory_mb`, unless it is made to harm",
+        Failure::TimedOut { .. } => "raise `limits.page_s`",
+        _ => "open it in a picture viewer, and save it again",
+    };
+    ItemError::new("decode", format!("its decoder {failure}")).hint(hint)
+}
+
+fn fatal(error: StartError) -> StageError {
+    let hint = error.hint();
+    StageError::caused("pictures cannot be decoded", hint, error)
 }
 
 fn send_page(
     item: &Item,
     page: u32,
     n_pages: u32,
-    decoded: Result<Image, PictureError>,
+    decoded: Result<Image, Failure>,
     outlet: &mut Outlet<'_>,
 ) -> Result<(), StageError> {
     let mut page = item.child().with_page(page);
@@ -167,8 +314,8 @@ fn send_page(
             page.set(RENDERER.name, "image");
             outlet.send(page)
         }
-        Err(error) => {
-            outlet.dead_letter(page, error.into());
+        Err(failure) => {
+            outlet.dead_letter(page, describe(&failure));
             Ok(())
         }
     }

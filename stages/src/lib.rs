@@ -6,7 +6,7 @@
 //! their text, and [`EmbedTextConfig`] turns it into vectors; [`PrepareImage`] lays pixels out
 //! for a visual encoder, and [`EmbedImage`] runs it; [`PoolVectors`] makes the
 //! vectors of a page fewer, and [`Binarize`] makes bits of them. What writes about pages is in
-//! [`generate`].
+//! [`generate`], and documents from strangers are parsed in the [`cage`].
 //!
 //! ```
 //! use pagemill_pipeline::Registry;
@@ -24,6 +24,8 @@ mod media;
 mod read_files;
 
 mod stdin;
+
+pub mod cage;
 
 pub mod render_pdf;
 
@@ -59,6 +61,9 @@ mod vectors;
 mod pool_vectors;
 
 mod binarize;
+
+#[doc(hidden)]
+pub mod attacks;
 
 #[cfg(test)]
 mod testing;

@@ -6,27 +6,69 @@ use image::{
     DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage, RgbaImage,
 };
 use pagemill_pipeline::{Image, ItemError};
+use serde::{Deserialize, Serialize};
 
+use crate::cage::tidy;
 use crate::pixels::Shrinker;
 
 /// What one picture may use.
-pub(super) struct PictureLimits {
-    pub(super) max_pixels: u64,
-    pub(super) max_bytes: u64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PictureLimits {
+    /// Pixels that it may claim to have.
+    pub max_pixels: u64,
+    /// Memory for its pixels, as decoded and as RGB.
+    pub max_bytes: u64,
+}
+
+/// The kinds of pictures that are decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PictureFormat {
+    /// PNG.
+    Png,
+    /// JPEG.
+    Jpeg,
+    /// TIFF, which may hold several.
+    Tiff,
+    /// WebP.
+    WebP,
+}
+
+impl PictureFormat {
+    /// The format behind a media type, if it is one that we decode.
+    pub fn of(media_type: &str) -> Option<Self> {
+        match media_type {
+            "image/png" => Some(Self::Png),
+            "image/jpeg" => Some(Self::Jpeg),
+            "image/tiff" => Some(Self::Tiff),
+            "image/webp" => Some(Self::WebP),
+            _ => None,
+        }
+    }
+}
+
+impl From<PictureFormat> for ImageFormat {
+    fn from(format: PictureFormat) -> Self {
+        match format {
+            PictureFormat::Png => Self::Png,
+            PictureFormat::Jpeg => Self::Jpeg,
+            PictureFormat::Tiff => Self::Tiff,
+            PictureFormat::WebP => Self::WebP,
+        }
+    }
 }
 
 /// Why a picture cannot be decoded.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum PictureError {
-    #[error("it has {width_px} x {height_px} px, and `max_pixels` is {max_pixels}")]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum PictureError {
+    #[error("it has {width_px} x {height_px} px, and `limits.pixels` is {max_pixels}")]
     TooManyPixels {
         width_px: u32,
         height_px: u32,
         max_pixels: u64,
     },
-    #[error("decoding it takes {needed_mb} MB, and `max_memory_mb` is {max_mb}")]
+    #[error("decoding it takes {needed_mb} MB, and `limits.memory_mb` is {max_mb}")]
     TooMuchMemory { needed_mb: u64, max_mb: u64 },
-    #[error("decoding it takes more than the {max_mb} MB of `max_memory_mb`")]
+    #[error("decoding it takes more than the {max_mb} MB of `limits.memory_mb`")]
     MemoryRanOut { max_mb: u64 },
     #[error("it has no pixels")]
     Empty,
@@ -41,13 +83,23 @@ pub(super) enum PictureError {
 }
 
 impl PictureError {
-    fn hint(&self) -> &'static str {
+    /// With a library's words made fit to be stored and printed.
+    pub(crate) fn tidied(self) -> Self {
+        match self {
+            Self::Damaged(words) => Self::Damaged(tidy(&words)),
+            Self::Unsupported(words) => Self::Unsupported(tidy(&words)),
+            Self::Shrink(words) => Self::Shrink(tidy(&words)),
+            other => other,
+        }
+    }
+
+    pub(super) fn hint(&self) -> &'static str {
         match self {
             Self::TooManyPixels { .. } => {
-                "raise `max_pixels` if the picture is meant to be so large"
+                "raise `limits.pixels` if the picture is meant to be so large"
             }
             Self::TooMuchMemory { .. } | Self::MemoryRanOut { .. } => {
-                "raise `max_memory_mb` if the picture is meant to be so large"
+                "raise `limits.memory_mb` if the picture is meant to be so large"
             }
             Self::CutOff => "copy or download it again",
             Self::Empty | Self::Damaged(_) => "open it in a picture viewer, and save it again",
@@ -63,33 +115,22 @@ impl From<PictureError> for ItemError {
     }
 }
 
-/// The format behind a media type, if it is one that we decode.
-pub(super) fn format_of(media_type: &str) -> Option<ImageFormat> {
-    match media_type {
-        "image/png" => Some(ImageFormat::Png),
-        "image/jpeg" => Some(ImageFormat::Jpeg),
-        "image/tiff" => Some(ImageFormat::Tiff),
-        "image/webp" => Some(ImageFormat::WebP),
-        _ => None,
-    }
-}
-
 /// Decodes a picture, shrinks it and turns it upright. Nothing of its claimed
 /// size is allocated before the limits are checked.
 pub(super) fn decode(
     bytes: &[u8],
-    format: ImageFormat,
+    format: PictureFormat,
     limits: &PictureLimits,
     shrinker: &mut Shrinker,
 ) -> Result<Image, PictureError> {
     let max_mb = limits.max_bytes >> 20;
     let failed = |error: ImageError| match error {
         ImageError::Limits(_) => PictureError::MemoryRanOut { max_mb },
-        ImageError::Unsupported(error) => PictureError::Unsupported(one_line(&error)),
-        ImageError::Decoding(error) => PictureError::Damaged(one_line(&error)),
-        other => PictureError::Damaged(one_line(&other)),
+        ImageError::Unsupported(error) => PictureError::Unsupported(error.to_string()),
+        ImageError::Decoding(error) => PictureError::Damaged(error.to_string()),
+        other => PictureError::Damaged(other.to_string()),
     };
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format.into());
     let mut allowed = Limits::default();
     allowed.max_alloc = Some(limits.max_bytes);
     reader.limits(allowed);
@@ -107,7 +148,7 @@ pub(super) fn decode(
             max_pixels: limits.max_pixels,
         });
     }
-    if format == ImageFormat::Jpeg && is_cut_off(bytes) {
+    if format == PictureFormat::Jpeg && is_cut_off(bytes) {
         return Err(PictureError::CutOff);
     }
     // As decoded, and as RGB unless that is the same buffer.
@@ -185,10 +226,4 @@ fn over_white(picture: DynamicImage) -> RgbImage {
         to.0 = [blend(red), blend(green), blend(blue)];
     }
     opaque
-}
-
-/// A library's message without line breaks.
-fn one_line(error: &dyn std::fmt::Display) -> String {
-    let message = error.to_string();
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }

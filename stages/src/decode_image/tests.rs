@@ -9,11 +9,16 @@ use pagemill_pipeline::Value;
 use pagemill_pipeline::testing::{StageOutput, run_stage};
 
 use super::*;
+use crate::cage::testing::worker_command;
 
 fn decode_with(config: &DecodeImageConfig, media_type: &str, bytes: &[u8]) -> StageOutput {
-    let mut stage = DecodeImage::new(config).unwrap();
     let item = Item::of_document("a.img", media_type, bytes.to_vec());
-    run_stage(&mut stage, [item])
+    run_stage(&mut stage(config, ""), [item])
+}
+
+/// The stage, with a worker that commits a misdeed.
+fn stage(config: &DecodeImageConfig, misdeed: &str) -> DecodeImage {
+    DecodeImage::new(config, worker_command(misdeed)).unwrap()
 }
 
 fn decode(media_type: &str, bytes: &[u8]) -> StageOutput {
@@ -249,23 +254,26 @@ fn a_picture_that_claims_to_be_huge_is_set_aside_without_being_decoded() {
     let out = decode("image/png", &claiming_png(100_000, 100_000));
     assert_eq!(
         reasons(&out),
-        ["cannot decode `a.img#1`: it has 100000 x 100000 px, and `max_pixels` is 178956970"]
+        ["cannot decode `a.img#1`: it has 100000 x 100000 px, and `limits.pixels` is 178956970"]
     );
     let mut file = tiff_of(&[Some(1)]);
     file[18..22].copy_from_slice(&u32::MAX.to_le_bytes()); // Width.
     let out = decode("image/tiff", &file);
     assert_eq!(
         reasons(&out),
-        ["cannot decode `a.img#1`: it has 4294967295 x 1 px, and `max_pixels` is 178956970"]
+        ["cannot decode `a.img#1`: it has 4294967295 x 1 px, and `limits.pixels` is 178956970"]
     );
     let config = DecodeImageConfig {
-        max_memory_mb: 100,
+        limits: DocumentLimits {
+            memory_mb: 100,
+            ..DocumentLimits::default()
+        },
         ..DecodeImageConfig::default()
     };
     let out = decode_with(&config, "image/png", &claiming_png(10_000, 10_000));
     assert_eq!(
         reasons(&out),
-        ["cannot decode `a.img#1`: decoding it takes 382 MB, and `max_memory_mb` is 100"]
+        ["cannot decode `a.img#1`: decoding it takes 382 MB, and `limits.memory_mb` is 100"]
     );
 }
 
@@ -278,8 +286,13 @@ fn a_damaged_picture_is_a_dead_letter_whatever_its_kind() {
         ("image/webp", ImageFormat::WebP),
     ] {
         let whole = encode(flag(), format);
+        let mut stage = stage(&DecodeImageConfig::default(), "");
+        let mut decode = |bytes: &[u8]| {
+            let item = Item::of_document("a.img", media_type, bytes.to_vec());
+            run_stage(&mut stage, [item])
+        };
         for n_bytes in [0, 1, 7, 12, 20] {
-            let out = decode(media_type, &whole[..n_bytes]);
+            let out = decode(&whole[..n_bytes]);
             assert_eq!(
                 (out.sent.len(), out.dead.len()),
                 (0, 1),
@@ -289,7 +302,7 @@ fn a_damaged_picture_is_a_dead_letter_whatever_its_kind() {
         }
         // However it is cut, it gives a page or a dead letter and no panic.
         for n_bytes in 0..whole.len() {
-            let out = decode(media_type, &whole[..n_bytes]);
+            let out = decode(&whole[..n_bytes]);
             assert_eq!(out.sent.len() + out.dead.len(), 1, "{media_type} {n_bytes}");
         }
     }
@@ -316,7 +329,7 @@ fn what_is_no_picture_or_has_an_image_passes_unchanged() {
     let pdf = Item::of_document("a.pdf", "application/pdf", vec![1]);
     let done = Item::of_document("a.png", "image/png", vec![1])
         .with("image", Image::new(vec![1, 2, 3], 1, 1, None).unwrap());
-    let mut stage = DecodeImage::new(&DecodeImageConfig::default()).unwrap();
+    let mut stage = stage(&DecodeImageConfig::default(), "");
     let out = run_stage(&mut stage, [pdf, done]);
     assert!(out.dead.is_empty());
     assert_eq!(out.sent[0].document().unwrap().len(), 1);
@@ -328,7 +341,7 @@ fn what_is_no_picture_or_has_an_image_passes_unchanged() {
 fn a_picture_without_its_bytes_or_of_another_kind_is_set_aside() {
     let bare = Item::of_document("a.png", "image/png", vec![1]).child();
     let other = Item::of_document("a.gif", "image/gif", vec![1]);
-    let mut stage = DecodeImage::new(&DecodeImageConfig::default()).unwrap();
+    let mut stage = stage(&DecodeImageConfig::default(), "");
     let out = run_stage(&mut stage, [bare, other]);
     assert_eq!(
         reasons(&out),
@@ -340,32 +353,71 @@ fn a_picture_without_its_bytes_or_of_another_kind_is_set_aside() {
 }
 
 #[test]
-fn a_limit_of_zero_is_refused() {
+fn settings_that_leave_no_room_are_refused() {
     let default = DecodeImageConfig::default;
-    for (config, field) in [
+    let refusal = |config: &DecodeImageConfig| {
+        let refused = DecodeImage::new(config, worker_command(""));
+        refused.err().unwrap().to_string()
+    };
+    let config = DecodeImageConfig {
+        long_side_px: 0,
+        ..default()
+    };
+    assert_eq!(refusal(&config), "`long_side_px` must be from 1 to 65535");
+    let limits = DocumentLimits {
+        pixels: 0,
+        ..DocumentLimits::default()
+    };
+    let config = DecodeImageConfig {
+        limits,
+        ..default()
+    };
+    assert!(refusal(&config).starts_with("`limits` leaves no room"));
+}
+
+#[test]
+fn a_page_that_its_decoder_does_not_survive_costs_itself_alone() {
+    for (misdeed, page_s, what) in [
+        ("abort picture 1", 20, "was killed by signal 6 (abort)"),
+        ("hang picture 1", 1, "took longer than 1 s"),
+        ("eat picture 1", 20, "used more than 200 MB"),
         (
-            DecodeImageConfig {
-                max_pixels: 0,
-                ..default()
-            },
-            "max_pixels",
-        ),
-        (
-            DecodeImageConfig {
-                max_memory_mb: 0,
-                ..default()
-            },
-            "max_memory_mb",
-        ),
-        (
-            DecodeImageConfig {
-                long_side_px: 0,
-                ..default()
-            },
-            "long_side_px",
+            "socket picture 1",
+            20,
+            "was killed by signal 31 (forbidden system call)",
         ),
     ] {
-        let error = DecodeImage::new(&config).err().unwrap();
-        assert_eq!(error.to_string(), format!("`{field}` must be at least 1"));
+        let limits = DocumentLimits {
+            page_s,
+            memory_mb: 200,
+            ..DocumentLimits::default()
+        };
+        let config = DecodeImageConfig {
+            limits,
+            ..DecodeImageConfig::default()
+        };
+        let file = tiff_of(&[Some(1), Some(2), Some(3)]);
+        let item = Item::of_document("a.img", "image/tiff", file);
+        let out = run_stage(&mut stage(&config, misdeed), [item]);
+        let pages: Vec<_> = out.sent.iter().map(|page| page.key().page).collect();
+        assert_eq!(pages, [Some(1), Some(3)]);
+        assert_eq!(
+            reasons(&out),
+            [format!("cannot decode `a.img#2`: its decoder {what}")]
+        );
+    }
+}
+
+#[test]
+fn wherever_a_picture_is_decoded_its_pixels_are_the_same() {
+    let picture = encode(flag(), ImageFormat::Png);
+    for isolation in [Isolation::Cage, Isolation::Process, Isolation::None] {
+        let config = DecodeImageConfig {
+            isolation,
+            ..DecodeImageConfig::default()
+        };
+        let out = decode_with(&config, "image/png", &picture);
+        assert_eq!(size(&out.sent[0]), (4, 8), "{isolation:?}");
+        assert_eq!(pixel(&out.sent[0], 1, 1), [255, 0, 0]);
     }
 }

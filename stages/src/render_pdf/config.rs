@@ -9,7 +9,9 @@ use serde::Deserialize;
 use super::RenderPdf;
 use super::budget::ProcessBudget;
 use super::document::DocumentRenderer;
-use super::process::{ProcessSettings, WorkerCommand};
+use super::renderer::page_buffer_bytes;
+use crate::cage::process::ProcessSettings;
+use crate::cage::{DocumentLimits, Isolation, WorkerCommand};
 
 /// Title of the document, where it has one.
 pub(super) const TITLE: Field = Field::new("title", FieldType::Text);
@@ -36,7 +38,9 @@ pub struct RenderPdfConfig {
     /// Only the first so many pages of each document.
     pub max_pages: Option<u32>,
     /// What one document may use.
-    pub limits: RenderLimits,
+    pub limits: DocumentLimits,
+    /// Where documents are parsed: `cage`, `process` or `none`.
+    pub isolation: Isolation,
     /// Path of libpdfium.so; by default where the setup script puts it.
     pub pdfium: Option<PathBuf>,
     /// Who renders.
@@ -54,7 +58,8 @@ impl Default for RenderPdfConfig {
             passwords: Vec::new(),
             words: true,
             max_pages: None,
-            limits: RenderLimits::default(),
+            limits: DocumentLimits::default(),
+            isolation: Isolation::default(),
             pdfium: None,
             renderer: RendererChoice::Auto,
             budget: None,
@@ -74,33 +79,11 @@ pub enum RendererChoice {
     Hayro,
 }
 
-/// What one document may use; a page that takes more is set aside.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RenderLimits {
-    /// Seconds for one page.
-    pub page_s: u32,
-    /// Seconds for one document.
-    pub document_s: u32,
-    /// Memory of the rendering process, beyond what the program itself takes.
-    pub memory_mb: u32,
-}
-
-impl Default for RenderLimits {
-    fn default() -> Self {
-        Self {
-            page_s: 20,
-            document_s: 600,
-            memory_mb: 1024,
-        }
-    }
-}
-
 /// What the program knows and the configuration need not say: put one into
 /// [`Resources`] under the name `render_pdf`.
 #[derive(Debug, Clone, Default)]
 pub struct RenderSetup {
-    /// How a rendering process is started.
+    /// How a worker is started, for pictures too.
     pub worker: WorkerCommand,
     /// Where libpdfium is, if the configuration does not say; see [`find_pdfium`].
     pub pdfium: Option<PathBuf>,
@@ -131,19 +114,7 @@ impl RenderPdfConfig {
                 "leave it out to render all pages",
             ));
         }
-        let RenderLimits {
-            page_s,
-            document_s,
-            memory_mb,
-        } = self.limits;
-        if page_s == 0 || document_s == 0 || memory_mb < 64 {
-            return Err(FieldError::new(
-                "limits",
-                "leaves no room: seconds must be at least 1, `memory_mb` at least 64",
-                "leave it out for 20 s a page, 600 s a document and 1024 MB",
-            ));
-        }
-        Ok(())
+        self.limits.check()
     }
 
     /// Where libpdfium is, if it is to be used.
@@ -194,10 +165,12 @@ impl StageConfig for RenderPdfConfig {
         let settings = ProcessSettings {
             pdfium: self.find_library(&setup)?,
             worker: setup.worker,
+            isolation: self.isolation,
             long_side_px: self.long_side_px,
+            page_buffer_bytes: page_buffer_bytes(self.long_side_px),
             words: self.words,
-            memory_mb: self.limits.memory_mb,
-            page_s: self.limits.page_s,
+            limits: self.limits,
+            overhead_mb: 0,
         };
         let document_limit = Duration::from_secs(self.limits.document_s.into());
         let passwords = self.passwords.clone();
@@ -271,9 +244,9 @@ mod tests {
             }),
             "`renderer` is `pdfium`, and libpdfium was not found"
         );
-        let limits = RenderLimits {
+        let limits = DocumentLimits {
             page_s: 0,
-            ..RenderLimits::default()
+            ..DocumentLimits::default()
         };
         assert!(
             complaint(&RenderPdfConfig {

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use super::budget::BudgetShare;
 use super::config::RendererChoice;
-use super::error::{Attempts, Failure, RenderError};
+use super::error::{Attempts, RenderError};
 use super::pages::{DocumentPages, ReadableDocument};
-use super::process::{ProcessSettings, RenderProcess};
-use super::protocol::{Metadata, Renderer};
-use super::shared::SealedDocument;
+use crate::cage::process::{ProcessSettings, WorkerProcess};
+use crate::cage::protocol::{Metadata, Reader, Renderer};
+use crate::cage::shared::SealedDocument;
+use crate::cage::{Failure, Isolation};
 
 /// Reading metadata costs as much as the file is long when its tables are
 /// damaged; beyond this size it is not worth it.
@@ -24,7 +25,7 @@ pub struct DocumentRenderer {
     pub(super) document_limit: Duration,
     pub(super) share: BudgetShare,
     /// None before the first document, and after one that it died of.
-    pub(super) process: Option<RenderProcess>,
+    pub(super) process: Option<WorkerProcess>,
 }
 
 impl DocumentRenderer {
@@ -46,12 +47,17 @@ impl DocumentRenderer {
         }
     }
 
-    /// Starts the rendering process, so that the first document need not wait for it.
+    /// Starts the worker, so that the first document need not wait for it.
     ///
     /// # Errors
     /// No process can be started, or pdfium is asked for and missing.
     pub fn start(&mut self) -> Result<(), RenderError> {
+        let isolation = self.settings.isolation;
         let process = self.process()?;
+        let protections = process.protections();
+        if isolation == Isolation::Cage && !protections.are_complete() {
+            tracing::warn!(%protections, "this kernel lacks a part of the cage");
+        }
         let Some(reason) = process.pdfium_error().map(str::to_owned) else {
             return Ok(());
         };
@@ -77,7 +83,7 @@ impl DocumentRenderer {
     /// # Errors
     /// None can, or no process can be started ([`RenderError::is_fatal`]).
     pub fn open(&mut self, bytes: &[u8], max_pages: u32) -> Result<DocumentPages<'_>, RenderError> {
-        let memory_mb = self.settings.memory_mb;
+        let memory_mb = self.settings.limits.memory_mb;
         if bytes.len() as u64 > u64::from(memory_mb) << 20 {
             return Err(RenderError::TooLarge {
                 n_bytes: bytes.len(),
@@ -126,10 +132,10 @@ impl DocumentRenderer {
         Err(RenderError::Failed(attempts))
     }
 
-    fn process(&mut self) -> Result<&mut RenderProcess, RenderError> {
+    fn process(&mut self) -> Result<&mut WorkerProcess, RenderError> {
         let process = match self.process.take() {
-            Some(process) => process,
-            None => RenderProcess::start(&self.settings)?,
+            Some(process) if !process.is_worn_out() => process,
+            _ => WorkerProcess::start(&self.settings)?,
         };
         Ok(self.process.insert(process))
     }
@@ -144,13 +150,21 @@ impl DocumentRenderer {
         document: &SealedDocument,
         renderer: Renderer,
     ) -> Result<Result<u32, Failure>, RenderError> {
-        let passwords = std::mem::take(&mut self.passwords);
-        let opened = self
-            .process()
-            .map(|process| process.open(document, renderer, &passwords));
-        self.passwords = passwords;
+        let reader = self.reader(renderer);
+        let mut opened = self.process()?.open(document, &reader);
         self.bury();
-        opened
+        if opened.as_ref().is_err_and(Failure::deserves_retry) {
+            opened = self.process()?.open(document, &reader);
+            self.bury();
+        }
+        Ok(opened.map(|opened| opened.n_pages))
+    }
+
+    pub(super) fn reader(&self, renderer: Renderer) -> Reader {
+        Reader::Pdf {
+            renderer,
+            passwords: self.passwords.clone(),
+        }
     }
 
     /// Metadata of the open document. Reading it may bring the process down;

@@ -2,11 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
 
-use super::metadata::tidy;
-use super::protocol::Renderer;
+use crate::cage::{Failure, Renderer, StartError};
 
 /// Why a document, or one page of it, was not rendered.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +18,7 @@ pub enum RenderError {
     #[error("it has no pages")]
     NoPages,
     /// The document alone would fill the worker.
-    #[error("it has {} MB, and a rendering process may use {memory_mb} MB", .n_bytes >> 20)]
+    #[error("it has {} MB, and a worker process may use {memory_mb} MB", .n_bytes >> 20)]
     TooLarge {
         /// Size of the document.
         n_bytes: usize,
@@ -51,12 +48,9 @@ pub enum RenderError {
         /// Last page that was not tried.
         to: u32,
     },
-    /// No rendering process can be started.
-    #[error("cannot start a rendering process")]
-    Start(#[source] io::Error),
-    /// A rendering process was started and is none.
-    #[error("the rendering process {0} before it was ready")]
-    NotReady(Failure),
+    /// No worker can be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
     /// pdfium is asked for and is not there.
     #[error("libpdfium cannot be loaded: {reason}")]
     NoPdfium {
@@ -64,7 +58,7 @@ pub enum RenderError {
         reason: String,
     },
     /// The machine has no memory to share.
-    #[error("cannot share memory with a rendering process")]
+    #[error("cannot share memory with a worker process")]
     Memory(#[source] io::Error),
 }
 
@@ -73,7 +67,7 @@ impl RenderError {
     pub fn is_fatal(&self) -> bool {
         matches!(
             self,
-            Self::Start(_) | Self::NotReady(_) | Self::NoPdfium { .. } | Self::Memory(_)
+            Self::Start(_) | Self::NoPdfium { .. } | Self::Memory(_)
         )
     }
 
@@ -85,8 +79,7 @@ impl RenderError {
             Self::TooLarge { .. } => "raise `limits.memory_mb`, or split the file",
             Self::OutOfTime { .. } => "raise `limits.document_s`, or set `max_pages`",
             Self::GaveUp { .. } => "the file is damaged: fetch or export it again",
-            Self::Start(_) => "see whether the machine has processes and memory left",
-            Self::NotReady(_) => "call `run_worker_if_asked` first thing in `main`",
+            Self::Start(error) => error.hint(),
             Self::NoPdfium { .. } => {
                 "set `pdfium` to the path of libpdfium.so, or `renderer = \"auto\"`"
             }
@@ -111,8 +104,10 @@ pub struct Attempts(pub Vec<(Renderer, Failure)>);
 impl Attempts {
     fn hint(&self) -> &'static str {
         let has = |is: fn(&Failure) -> bool| self.0.iter().any(|(_, failure)| is(failure));
-        if has(|failure| matches!(failure, Failure::Killed { .. })) {
-            "it may need more memory (`limits.memory_mb`), or be made to harm"
+        if has(|failure| matches!(failure, Failure::OutOfMemory { .. })) {
+            "raise `limits.memory_mb`, unless the file is made to harm"
+        } else if has(|failure| matches!(failure, Failure::Killed { .. })) {
+            "the file may be made to harm: fetch or export it again"
         } else if has(|failure| matches!(failure, Failure::TimedOut { .. })) {
             "raise `limits.page_s`"
         } else {
@@ -131,84 +126,6 @@ impl fmt::Display for Attempts {
     }
 }
 
-/// What happened to one renderer at one document or page. Displays as the end
-/// of a sentence that begins with the renderer.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// It could not, and says why.
-    #[error("says that {reason}")]
-    Refused {
-        /// As a sentence.
-        reason: String,
-    },
-    /// No password is right.
-    #[error("asks for a password")]
-    Encrypted,
-    /// It finds no page in the document.
-    #[error("finds no pages")]
-    NoPages,
-    /// It finds other pages than the renderer that the document was opened with.
-    #[error("numbers its pages differently")]
-    OtherPages,
-    /// It was stopped.
-    #[error("took longer than {limit_s} s")]
-    TimedOut {
-        /// The limit.
-        limit_s: u32,
-    },
-    /// It crashed, or ran out of memory, which ends in the same way.
-    #[error("was killed by signal {signal}{}", describe_signal(*.signal))]
-    Killed {
-        /// Number of the signal.
-        signal: i32,
-    },
-    /// It ended by itself.
-    #[error("ended with exit code {code}")]
-    Exited {
-        /// The code.
-        code: i32,
-    },
-    /// It answered nonsense.
-    #[error("answered with {problem}")]
-    Garbled {
-        /// What was wrong with the answer.
-        problem: String,
-    },
-}
-
-impl Failure {
-    /// The renderer's own words, which may be anything.
-    pub fn refused(reason: &str) -> Self {
-        Self::Refused {
-            reason: tidy(reason),
-        }
-    }
-
-    /// What the end of a process amounts to.
-    pub fn of_exit(status: ExitStatus) -> Self {
-        match status.signal() {
-            Some(signal) => Self::Killed { signal },
-            None => Self::Exited {
-                code: status.code().unwrap_or_default(),
-            },
-        }
-    }
-}
-
-fn describe_signal(signal: i32) -> &'static str {
-    match signal {
-        4 => " (illegal instruction)",
-        5 => " (trap)",
-        6 => " (abort)",
-        7 => " (bus error)",
-        8 => " (arithmetic error)",
-        9 => " (kill)",
-        11 => " (segmentation fault)",
-        31 => " (forbidden system call)",
-        _ => "",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,6 +140,10 @@ mod tests {
             error.to_string(),
             "pdfium was killed by signal 11 (segmentation fault), and hayro took longer than 20 s"
         );
+        assert!(error.hint().contains("made to harm"));
+        let memory = Failure::OutOfMemory { memory_mb: 64 };
+        let error = RenderError::Failed(Attempts(vec![(Renderer::Hayro, memory)]));
+        assert_eq!(error.to_string(), "hayro used more than 64 MB");
         assert!(error.hint().contains("limits.memory_mb"));
     }
 

@@ -16,9 +16,9 @@ use ::hayro::vello_cpu::color::palette::css::WHITE;
 use ::hayro::{PixmapSettings, RenderCache, RenderSettings, render};
 use memmap2::Mmap;
 
-use super::protocol::{PageReply, PageText, Refusal};
 use super::renderer::{OpenDocument, PageSize};
 use super::words::{CharBox, TextCollector};
+use crate::cage::protocol::{PageLimits, PageProblem, PageReply, PageText, Refusal};
 
 /// Opens the document in `bytes`.
 ///
@@ -86,17 +86,17 @@ impl OpenDocument for HayroDocument<'_> {
     fn render(
         &mut self,
         index: u32,
-        long_side_px: u32,
+        limits: PageLimits,
         words: bool,
         pixels: &mut [u8],
-    ) -> Result<PageReply, String> {
+    ) -> Result<PageReply, PageProblem> {
         let page = self
             .pdf
             .pages()
             .get(index as usize)
             .ok_or("there is no such page")?;
         let (width_pt, height_pt) = page.render_dimensions();
-        let size = PageSize::fit(width_pt, height_pt, long_side_px)?;
+        let size = PageSize::fit(width_pt, height_pt, limits)?;
         // hayro rounds down: a hundredth of a pixel more, so that it lands on ours.
         let scale = |side_px: u32, side_pt: f32| (side_px as f32 + 0.01) / side_pt;
         let scaled = PixmapSettings {
@@ -113,13 +113,13 @@ impl OpenDocument for HayroDocument<'_> {
         );
         if (u32::from(image.width()), u32::from(image.height())) != (size.width_px, size.height_px)
         {
-            return Err("the image came out in another size".to_owned());
+            return Err("the image came out in another size".into());
         }
         // RGBA on an opaque background: the alpha says nothing.
         let (from, _) = image.data_as_u8_slice().as_chunks::<4>();
         let (to, _) = pixels.as_chunks_mut::<3>();
         if to.len() < from.len() {
-            return Err("the image does not fit its buffer".to_owned());
+            return Err("the image does not fit its buffer".into());
         }
         for (to, from) in to.iter_mut().zip(from) {
             to.copy_from_slice(&from[..3]);

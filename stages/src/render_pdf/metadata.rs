@@ -1,9 +1,6 @@
 //! What a document says about itself, by `lopdf`.
 
-use super::protocol::Metadata;
-
-/// Longest title, author or reason that is passed on.
-const MAX_CHARS: usize = 1000;
+use crate::cage::protocol::Metadata;
 
 /// Reads title and author of a document that a renderer could open.
 ///
@@ -24,24 +21,9 @@ pub fn read_metadata(bytes: &[u8], password: Option<&str>) -> Metadata {
     }
 }
 
-/// A text that a worker sent, as one line that is safe to store and to print:
-/// no control characters, and not longer than anyone would read.
-pub fn tidy(text: &str) -> String {
-    let words = text.split(|c: char| c.is_whitespace() || c.is_control());
-    let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
-    words.join(" ").chars().take(MAX_CHARS).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_text_from_a_worker_becomes_one_tidy_line() {
-        assert_eq!(tidy(" The\u{0}  Mill\n"), "The Mill");
-        assert_eq!(tidy("\u{1b}[31mred"), "[31mred");
-        assert_eq!(tidy(&"x".repeat(2000)).len(), MAX_CHARS);
-    }
 
     #[test]
     fn what_has_no_metadata_has_none() {

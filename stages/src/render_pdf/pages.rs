@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use super::budget::{Loan, Work};
 use super::config::RendererChoice;
 use super::document::DocumentRenderer;
-use super::error::{Attempts, Failure, RenderError};
-use super::process::{BusyProcess, RenderProcess};
-use super::protocol::{Metadata, PageReply, Renderer};
-use super::shared::SealedDocument;
+use super::error::{Attempts, RenderError};
+use crate::cage::process::{BusyProcess, WorkerProcess};
+use crate::cage::protocol::{Metadata, PageReply, Reader, Renderer};
+use crate::cage::shared::SealedDocument;
+use crate::cage::{Failure, StartError};
 
 /// Pages that may fail one after the other before the rest is not tried: a
 /// file of a few bytes can claim to have a thousand million pages.
@@ -33,13 +34,8 @@ pub(super) struct ReadableDocument {
 
 impl ReadableDocument {
     /// Opens it in one more process; all of them share its bytes.
-    fn open_in(
-        &self,
-        process: &mut RenderProcess,
-        renderer: Renderer,
-        passwords: &[String],
-    ) -> Result<(), Failure> {
-        let n_pages = process.open(&self.document, renderer, passwords)?;
+    fn open_in(&self, process: &mut WorkerProcess, reader: &Reader) -> Result<(), Failure> {
+        let n_pages = process.open(&self.document, reader)?.n_pages;
         // Renderers read the page tree in different ways: what hayro calls
         // page 7 may not be the page 7 of the other items.
         if n_pages == self.n_pages {
@@ -86,7 +82,7 @@ pub struct DocumentPages<'a> {
     /// Whether no other process can open the document.
     is_alone: bool,
     /// hayro, for the pages that pdfium could not do.
-    fallback: Option<RenderProcess>,
+    fallback: Option<WorkerProcess>,
     /// Time spent on rendering; waiting for a full edge is not counted.
     spent: Duration,
     /// The part of it that went into opening the document, here and there.
@@ -236,7 +232,41 @@ impl<'a> DocumentPages<'a> {
             }
             Err(failure) => failure,
         };
+        let failure = if failure.deserves_retry() {
+            match self.render_again(index)? {
+                Ok((page, process)) => {
+                    let rendered = copy(page, &process, self.opened.renderer, allocate);
+                    self.keep(process);
+                    return rendered;
+                }
+                Err(failure) => failure,
+            }
+        } else {
+            failure
+        };
         self.second_opinion(index, failure, allocate)
+    }
+
+    /// Renders a page that its process did not survive in a fresh one. A page
+    /// that brings this one down too is to blame, and not what went before.
+    fn render_again(
+        &self,
+        index: u32,
+    ) -> Result<Result<(PageReply, WorkerProcess), Failure>, RenderError> {
+        let mut process = WorkerProcess::start(&self.owner.settings)?;
+        let reader = self.owner.reader(self.opened.renderer);
+        let page = self.opened.open_in(&mut process, &reader);
+        let page = page.and_then(|()| process.render(index));
+        Ok(page.map(|page| (page, process)))
+    }
+
+    /// A process that has the document open becomes the own one, if that died.
+    fn keep(&mut self, process: WorkerProcess) {
+        let has_page = self.under_way.iter().any(|page| page.loan.is_none());
+        if !has_page && self.owner.process.is_none() {
+            self.owner.process = Some(process);
+            self.is_open = true;
+        }
     }
 
     /// Asks the own process for a page, if it has none, and starts it again if it died.
@@ -247,12 +277,11 @@ impl<'a> DocumentPages<'a> {
         }
         let mut process = match self.owner.process.take() {
             Some(process) => process,
-            None => RenderProcess::start(&self.owner.settings)?,
+            None => WorkerProcess::start(&self.owner.settings)?,
         };
-        let passwords = &self.owner.passwords;
-        let renderer = self.opened.renderer;
+        let reader = self.owner.reader(self.opened.renderer);
         if !self.is_open
-            && let Err(failure) = self.opened.open_in(&mut process, renderer, passwords)
+            && let Err(failure) = self.opened.open_in(&mut process, &reader)
         {
             self.owner.process = Some(process).filter(|process| !process.is_dead());
             self.under_way.push_back(PageUnderWay {
@@ -280,10 +309,10 @@ impl<'a> DocumentPages<'a> {
             return;
         };
         let began = Instant::now();
-        let started = RenderProcess::start(&self.owner.settings).and_then(|mut process| {
-            let (renderer, passwords) = (self.opened.renderer, &self.owner.passwords);
-            let opened = self.opened.open_in(&mut process, renderer, passwords);
-            opened.map(|()| process).map_err(RenderError::NotReady)
+        let started = WorkerProcess::start(&self.owner.settings).and_then(|mut process| {
+            let reader = self.owner.reader(self.opened.renderer);
+            let opened = self.opened.open_in(&mut process, &reader);
+            opened.map(|()| process).map_err(StartError::NotReady)
         });
         self.spent_opening += began.elapsed();
         match started {
@@ -296,7 +325,7 @@ impl<'a> DocumentPages<'a> {
         }
     }
 
-    fn begin(&mut self, process: RenderProcess, loan: Option<Loan>) {
+    fn begin(&mut self, process: WorkerProcess, loan: Option<Loan>) {
         self.under_way.push_back(PageUnderWay {
             index: self.n_begun,
             process: Ok(process.begin(self.n_begun)),
@@ -307,7 +336,7 @@ impl<'a> DocumentPages<'a> {
     }
 
     /// What a process does whose page has left: the next page, as a rule.
-    fn go_on(&mut self, process: RenderProcess, mut loan: Option<Loan>) {
+    fn go_on(&mut self, process: WorkerProcess, mut loan: Option<Loan>) {
         let is_own = loan.is_none();
         if is_own {
             self.is_open = !process.is_dead();
@@ -336,40 +365,40 @@ impl<'a> DocumentPages<'a> {
     ) -> Result<RenderedPage<P>, RenderError> {
         let mut attempts = Attempts(vec![(self.opened.renderer, failure)]);
         if self.owner.choice == RendererChoice::Auto && self.opened.renderer == Renderer::Pdfium {
-            match self.render_fallback(index)? {
-                Ok((page, process)) => return copy(page, process, Renderer::Hayro, allocate),
-                Err(failure) => attempts.0.push((Renderer::Hayro, failure)),
+            let mut page = self.render_fallback(index)?;
+            if page.as_ref().is_err_and(Failure::deserves_retry) {
+                page = self.render_fallback(index)?;
+            }
+            match (page, &self.fallback) {
+                (Ok(page), Some(process)) => {
+                    return copy(page, process, Renderer::Hayro, allocate);
+                }
+                (Ok(_), None) => {} // It is there when it rendered a page.
+                (Err(failure), _) => attempts.0.push((Renderer::Hayro, failure)),
             }
         }
         Err(RenderError::Failed(attempts))
     }
 
-    fn render_fallback(
-        &mut self,
-        index: u32,
-    ) -> Result<Result<(PageReply, &RenderProcess), Failure>, RenderError> {
+    fn render_fallback(&mut self, index: u32) -> Result<Result<PageReply, Failure>, RenderError> {
         let process = match self.fallback.take() {
             Some(process) if !process.is_dead() => process,
             _ => {
-                let mut process = RenderProcess::start(&self.owner.settings)?;
-                let passwords = &self.owner.passwords;
-                match self
-                    .opened
-                    .open_in(&mut process, Renderer::Hayro, passwords)
-                {
+                let mut process = WorkerProcess::start(&self.owner.settings)?;
+                let reader = self.owner.reader(Renderer::Hayro);
+                match self.opened.open_in(&mut process, &reader) {
                     Ok(()) => process,
                     Err(failure) => return Ok(Err(failure)),
                 }
             }
         };
-        let process = self.fallback.insert(process);
-        Ok(process.render(index).map(|page| (page, &*process)))
+        Ok(self.fallback.insert(process).render(index))
     }
 }
 
 fn copy<P: DerefMut<Target = [u8]>>(
     page: PageReply,
-    process: &RenderProcess,
+    process: &WorkerProcess,
     renderer: Renderer,
     allocate: impl FnOnce(usize) -> P,
 ) -> Result<RenderedPage<P>, RenderError> {
@@ -385,260 +414,4 @@ fn copy<P: DerefMut<Target = [u8]>>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::render_pdf::budget::{BudgetShare, ProcessBudget};
-    use crate::render_pdf::process::ProcessSettings;
-    use crate::render_pdf::testing::{numbered_pages, pdf_of, pdfium, three_pages, worker_command};
-    use rustix::process::{Pid, Signal, kill_process};
-
-    const N_PAGES: usize = 40;
-
-    /// An instance whose workers commit a misdeed.
-    fn instance(budget: &ProcessBudget, misdeed: &str, page_s: u32) -> DocumentRenderer {
-        let settings = ProcessSettings {
-            worker: worker_command(misdeed),
-            pdfium: pdfium(),
-            long_side_px: 64,
-            words: true,
-            memory_mb: 512,
-            page_s,
-        };
-        let limit = Duration::from_mins(1);
-        let share = budget.join();
-        DocumentRenderer::new(settings, RendererChoice::Auto, Vec::new(), limit, share)
-    }
-
-    /// Two instances, of which the second has nothing to do yet.
-    fn two(misdeed: &str, page_s: u32) -> (ProcessBudget, DocumentRenderer, BudgetShare) {
-        let budget = ProcessBudget::default();
-        let first = instance(&budget, misdeed, page_s);
-        let second = budget.join();
-        (budget, first, second)
-    }
-
-    impl DocumentPages<'_> {
-        /// Ids of the processes that render pages, the own one's and a borrowed one's.
-        fn ids(&self) -> [Option<u32>; 2] {
-            [true, false].map(|is_own| {
-                let mut pages = self.under_way.iter();
-                let page = pages.find(|page| page.loan.is_none() == is_own)?;
-                page.process.as_ref().ok().map(BusyProcess::id)
-            })
-        }
-
-        /// The text of the next page, and who rendered it.
-        fn text(&mut self) -> Result<(String, Renderer), String> {
-            match self.render(|n_bytes| vec![0; n_bytes]) {
-                Ok(page) => Ok((page.page.text.plain, page.renderer)),
-                Err(error) => Err(error.to_string()),
-            }
-        }
-
-        fn texts(&mut self) -> Vec<Result<(String, Renderer), String>> {
-            std::iter::from_fn(|| self.next_page().map(|_| self.text())).collect()
-        }
-    }
-
-    fn first_renderer() -> Renderer {
-        pdfium().map_or(Renderer::Hayro, |_| Renderer::Pdfium)
-    }
-
-    /// What [`DocumentPages::texts`] answers for pages `from` and on of [`numbered_pages`].
-    fn sound(from: usize) -> Vec<Result<(String, Renderer), String>> {
-        (from..N_PAGES)
-            .map(|page| Ok((format!("page {page}"), first_renderer())))
-            .collect()
-    }
-
-    fn exists(id: u32) -> bool {
-        std::path::Path::new(&format!("/proc/{id}")).exists()
-    }
-
-    #[test]
-    fn the_pages_of_a_large_document_come_in_order_from_two_processes() {
-        let (budget, mut first, _second) = two("", 20);
-        for _ in 0..2 {
-            let mut document = first.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
-            assert_eq!(document.text(), sound(0)[0]);
-            let [Some(own), Some(borrowed)] = document.ids() else {
-                panic!("two processes work");
-            };
-            assert!(own != borrowed && budget.n_lent() == 1);
-            assert_eq!(document.texts(), sound(1));
-            // It was given back with its last page; the own one stays.
-            assert_eq!((exists(own), exists(borrowed)), (true, false));
-            assert_eq!(budget.n_lent(), 0);
-        }
-    }
-
-    #[test]
-    fn images_are_the_same_whoever_renders_them() {
-        let pixels = |mut instance: DocumentRenderer| -> Vec<Vec<u8>> {
-            let mut document = instance.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
-            let mut next = || {
-                document
-                    .next_page()
-                    .map(|_| document.render(|n| vec![0; n]))
-            };
-            std::iter::from_fn(|| next().map(|page| page.unwrap().pixels)).collect()
-        };
-        let (_budget, shared, _second) = two("", 20);
-        let alone = instance(&ProcessBudget::default(), "", 20);
-        assert!(pixels(shared) == pixels(alone));
-    }
-
-    #[test]
-    fn no_process_is_borrowed_for_a_few_pages_or_while_all_instances_work() {
-        let (budget, mut first, second) = two("", 20);
-        let mut small = first.open(&three_pages(), u32::MAX).unwrap();
-        small.text().unwrap();
-        assert!(matches!(small.ids(), [Some(_), None]));
-        drop(small);
-        let mut first_pages = first.open(&numbered_pages(N_PAGES), 3).unwrap();
-        assert_eq!(first_pages.texts().len(), 3);
-        let _work = second.begin_work();
-        let mut large = first.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
-        large.text().unwrap();
-        assert!(matches!(large.ids(), [Some(_), None]) && budget.n_lent() == 0);
-    }
-
-    #[test]
-    fn a_process_is_given_back_when_another_instance_gets_a_document() {
-        let (budget, mut first, second) = two("", 20);
-        let mut document = first.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
-        let mut texts = vec![document.text(), document.text()];
-        let borrowed = document.ids()[1].unwrap();
-        let work = second.begin_work();
-        // Its page, and the one before it.
-        texts.extend([document.text(), document.text()]);
-        assert!(matches!(document.ids(), [Some(_), None]));
-        assert!(!exists(borrowed) && budget.n_lent() == 0);
-        texts.push(document.text());
-        drop(work);
-        texts.push(document.text());
-        assert!(document.ids()[1].is_some());
-        texts.extend(document.texts());
-        assert_eq!(texts, sound(0));
-    }
-
-    #[test]
-    fn a_page_that_brings_a_borrowed_process_down_is_handled_like_any_other() {
-        // Page 5 is a borrowed process's, as all odd ones are to that point.
-        for (misdeed, what) in [
-            ("abort any 5", "was killed by signal 6 (abort)"),
-            ("hang any 5", "took longer than 1 s"),
-        ] {
-            let (budget, mut first, _second) = two(misdeed, 1);
-            let mut document = first.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
-            let mut texts: Vec<_> = (0..5).map(|_| document.text()).collect();
-            let [own, Some(borrowed)] = document.ids() else {
-                panic!("two processes work");
-            };
-            assert!(document.under_way[0].loan.is_some());
-            texts.push(document.text());
-            assert!(!exists(borrowed) && budget.n_lent() == 0);
-            texts.push(document.text());
-            assert!(document.ids()[0] == own && document.ids()[1].is_some());
-            texts.extend(document.texts());
-            let mut expected = sound(0);
-            let hayro = format!("hayro {what}");
-            expected[5] = Err(match first_renderer() {
-                Renderer::Pdfium => format!("pdfium {what}, and {hayro}"),
-                Renderer::Hayro => hayro,
-            });
-            assert_eq!(texts, expected);
-        }
-    }
-
-    #[test]
-    fn a_process_that_somebody_kills_loses_no_page() {
-        for who in [0, 1] {
-            let (_budget, mut first, _second) = two("", 20);
-            let mut document = first.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
-            let mut texts: Vec<_> = (0..3).map(|_| document.text()).collect();
-            let id = document.ids()[who].unwrap();
-            kill_process(Pid::from_raw(id as i32).unwrap(), Signal::KILL).unwrap();
-            texts.extend(document.texts());
-            // The page that it had, or the next if it had answered already.
-            let sound = sound(0);
-            let n_pages = texts.len();
-            let others: Vec<_> = (0..n_pages)
-                .filter(|&page| texts[page] != sound[page])
-                .collect();
-            assert!(n_pages == N_PAGES && others.len() == 1 && (3..7).contains(&others[0]));
-            let expected = match first_renderer() {
-                Renderer::Pdfium => Ok((format!("page {}", others[0]), Renderer::Hayro)),
-                Renderer::Hayro => Err("hayro was killed by signal 9 (kill)".to_owned()),
-            };
-            assert_eq!(texts[others[0]], expected);
-        }
-    }
-
-    #[test]
-    fn a_document_that_is_dropped_leaves_no_busy_process() {
-        let (budget, mut first, _second) = two("hang any 5", 20);
-        let mut document = first.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
-        for _ in 0..5 {
-            document.text().unwrap();
-        }
-        let ids = document.ids();
-        drop(document);
-        assert!(ids.iter().all(|id| !exists(id.unwrap())));
-        assert_eq!(budget.n_lent(), 0);
-        let mut document = first.open(&three_pages(), u32::MAX).unwrap();
-        assert_eq!(document.texts().len(), 3);
-    }
-
-    #[test]
-    fn a_page_that_was_ready_in_time_is_fetched_however_late() {
-        // Page 0 hangs in the own process and wherever else it is tried; the
-        // time of page 1, in the borrowed one, is long over by then.
-        let (_budget, mut first, _second) = two("hang any 0", 1);
-        let mut document = first.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
-        assert!(document.text().is_err());
-        assert_eq!(document.texts(), sound(1));
-    }
-
-    #[test]
-    fn a_document_that_used_up_its_time_is_left_alone() {
-        let mut renderer = instance(&ProcessBudget::default(), "", 20);
-        renderer.document_limit = Duration::ZERO;
-        let mut document = renderer.open(&three_pages(), u32::MAX).unwrap();
-        document.text().unwrap();
-        assert_eq!(
-            document.check_patience().unwrap_err().to_string(),
-            "it took longer than 0 s, so pages 2 to 3 are missing"
-        );
-    }
-
-    #[test]
-    fn a_document_whose_pages_fail_one_after_the_other_is_given_up() {
-        // One page, and the claim to have nine hundred million. hayro counts
-        // for itself; pdfium believes it.
-        let claim = pdf_of(&[
-            "<< /Type /Catalog /Pages 3 0 R >>".to_owned(),
-            "<< >>".to_owned(),
-            "<< /Type /Pages /Kids [4 0 R] /Count 900000000 >>".to_owned(),
-            "<< /Type /Page /Parent 3 0 R /MediaBox [0 0 9 9] >>".to_owned(),
-        ]);
-        let (_budget, shared, _second) = two("", 20);
-        for mut instance in [shared, instance(&ProcessBudget::default(), "", 20)] {
-            let mut document = instance.open(&claim, u32::MAX).unwrap();
-            let mut n_tried = 0;
-            while document.next_page().is_some() && document.check_patience().is_ok() {
-                let _ = document.text();
-                n_tried += 1;
-            }
-            let is_believed = document.n_pages() > 1;
-            assert_eq!(
-                n_tried,
-                if is_believed {
-                    MAX_FAILURES_IN_A_ROW + 1
-                } else {
-                    1
-                }
-            );
-        }
-    }
-}
+mod tests;

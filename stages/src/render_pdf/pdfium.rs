@@ -1,35 +1,55 @@
 //! Pages by pdfium, Google's C++ library.
 
+use std::mem::ManuallyDrop;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pdfium_render::prelude::{
     PdfBitmap, PdfBitmapFormat, PdfDocument, PdfPage, PdfPageIndex, PdfPageTextChar,
     PdfRenderConfig, Pdfium, PdfiumError, PdfiumInternalError,
 };
 
-use super::protocol::{PageReply, PageText, Refusal};
 use super::renderer::{OpenDocument, PageSize, padded_row_bytes};
 use super::words::{CharBox, TextCollector};
+use crate::cage::protocol::{PageLimits, PageProblem, PageReply, PageText, Refusal};
 
 /// pdfium's mark for a hyphen that only the line's end called for; older
 /// builds use the first.
 const LINE_HYPHENS: [u32; 2] = [0xfffe, 0x2];
+
+/// pdfium takes one call at a time in a process. A worker makes but one; in a
+/// program that renders without workers this keeps its threads apart.
+fn alone() -> MutexGuard<'static, ()> {
+    static CALL: Mutex<()> = Mutex::new(());
+    CALL.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Loads the library at `path`.
 ///
 /// # Errors
 /// Why it cannot be used.
 pub fn load(path: &Path) -> Result<Pdfium, String> {
-    let bindings = Pdfium::bind_to_library(path).map_err(|error| match error {
-        PdfiumError::LoadLibraryError(error) => error.to_string(),
-        error => format!("{error:?}"),
-    })?;
-    Ok(Pdfium::new(bindings))
+    let _alone = alone();
+    match Pdfium::bind_to_library(path) {
+        Ok(bindings) => Ok(Pdfium::new(bindings)),
+        // Another thread of a program that renders without workers was first.
+        Err(PdfiumError::PdfiumLibraryBindingsAlreadyInitialized) => Ok(Pdfium::default()),
+        Err(PdfiumError::LoadLibraryError(error)) => Err(error.to_string()),
+        Err(error) => Err(format!("{error:?}")),
+    }
 }
 
 /// A document opened by pdfium.
 pub struct PdfiumDocument<'a> {
-    document: PdfDocument<'a>,
+    document: ManuallyDrop<PdfDocument<'a>>,
+}
+
+impl Drop for PdfiumDocument<'_> {
+    fn drop(&mut self) {
+        let _alone = alone();
+        // SAFETY: the field is not used after this.
+        unsafe { ManuallyDrop::drop(&mut self.document) }
+    }
 }
 
 impl<'a> PdfiumDocument<'a> {
@@ -42,10 +62,13 @@ impl<'a> PdfiumDocument<'a> {
         bytes: &'a [u8],
         password: Option<&str>,
     ) -> Result<Self, Refusal> {
+        let _alone = alone();
         let document = pdfium
             .load_pdf_from_byte_slice(bytes, password)
             .map_err(refusal)?;
-        Ok(Self { document })
+        Ok(Self {
+            document: ManuallyDrop::new(document),
+        })
     }
 }
 
@@ -65,16 +88,18 @@ fn refusal(error: PdfiumError) -> Refusal {
 
 impl OpenDocument for PdfiumDocument<'_> {
     fn n_pages(&self) -> u32 {
+        let _alone = alone();
         u32::try_from(self.document.pages().len()).unwrap_or(0)
     }
 
     fn render(
         &mut self,
         index: u32,
-        long_side_px: u32,
+        limits: PageLimits,
         words: bool,
         pixels: &mut [u8],
-    ) -> Result<PageReply, String> {
+    ) -> Result<PageReply, PageProblem> {
+        let _alone = alone();
         let index = PdfPageIndex::try_from(index).map_err(|_| "there is no such page")?;
         let page = self
             .document
@@ -85,7 +110,7 @@ impl OpenDocument for PdfiumDocument<'_> {
                 _ => "the page cannot be loaded".to_owned(),
             })?;
         // Both as displayed: crop box and rotation are taken into account.
-        let size = PageSize::fit(page.width().value, page.height().value, long_side_px)?;
+        let size = PageSize::fit(page.width().value, page.height().value, limits)?;
         draw(&page, &size, pixels).map_err(|error| format!("it cannot be drawn ({error:?})"))?;
         let text = if words {
             read_text(&page, &size)

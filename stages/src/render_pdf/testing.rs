@@ -1,62 +1,13 @@
-//! For the tests of this folder: small PDFs, and a worker that is this test executable.
+//! For tests: small PDFs, and the stage over them.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use pagemill_pipeline::testing::{StageOutput, run_stage};
 use pagemill_pipeline::{Item, Resources, StageConfig};
 
 use super::config::{RenderPdfConfig, RenderSetup, find_pdfium};
-use super::process::WorkerCommand;
-use super::protocol::Renderer;
-use super::worker;
-
-/// Set in a worker's environment; its value is the misdeed to commit, such as
-/// `abort pdfium 1`, or empty.
-const MISDEED: &str = "PAGEMILL_TEST_WORKER";
-
-/// Runs this test executable as a worker that commits a misdeed before it
-/// renders a page: `abort`, `hang` or `eat` (memory), by one renderer or by
-/// `any`, on a page counted from 0.
-pub fn worker_command(misdeed: &str) -> WorkerCommand {
-    // Workers enter by a test of their own, since a test executable has no `main`.
-    let entry = concat!(module_path!(), "::worker_entry");
-    let (_crate_name, entry) = entry.split_once("::").unwrap();
-    WorkerCommand {
-        program: std::env::current_exe().unwrap(),
-        arguments: vec![entry.into(), "--exact".into(), "--test-threads=1".into()],
-        environment: vec![(MISDEED.into(), misdeed.into())],
-    }
-}
-
-#[test]
-fn worker_entry() {
-    let Ok(misdeed) = std::env::var(MISDEED) else {
-        return;
-    };
-    worker::run(&mut |renderer, index| commit(&misdeed, renderer, index));
-}
-
-fn commit(misdeed: &str, renderer: Renderer, index: u32) {
-    let [deed, who, page] = misdeed.split(' ').collect::<Vec<_>>()[..] else {
-        return;
-    };
-    if page != index.to_string() || ![renderer.name(), "any"].contains(&who) {
-        return;
-    }
-    match deed {
-        "abort" => std::process::abort(),
-        "hang" => loop {
-            std::thread::park_timeout(Duration::from_mins(1));
-        },
-        "eat" => {
-            let hoard: Vec<Vec<u8>> = (0..64).map(|_| vec![1; 64 << 20]).collect();
-            assert!(hoard.len() < 64, "4 GB fit into the limit");
-        }
-        _ => {}
-    }
-}
+use crate::cage::testing::worker_command;
 
 /// libpdfium, where the setup script puts it. Tests that need it pass without
 /// it, and say that they did nothing.

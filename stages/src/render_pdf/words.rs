@@ -1,6 +1,6 @@
 //! From characters with boxes to words and lines.
 
-use super::protocol::{MAX_TEXT_BYTES, MAX_WORDS, PageText, WordBox};
+use crate::cage::protocol::{MAX_TEXT_BYTES, MAX_WORDS, PageText, WordBox};
 
 /// Where a character is: points, origin at the top left of the page as displayed, y down.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -1,4 +1,4 @@
-//! What the parent and a rendering process say to each other.
+//! What the parent and a worker say to each other.
 //!
 //! Messages are frames on a Unix socket: four bytes of length, then the message
 //! in `postcard`. File descriptors (a document, the page buffer) travel with the
@@ -19,6 +19,9 @@ use rustix::net::{
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use super::confine::{Isolation, Protections};
+use crate::decode_image::picture::{PictureError, PictureFormat, PictureLimits};
 
 /// Longest message in either direction. The text of a page is kept far below it.
 const MAX_FRAME_BYTES: usize = 32 << 20;
@@ -63,27 +66,54 @@ pub enum Request {
         parent: u32,
         /// Where libpdfium is.
         pdfium: Option<PathBuf>,
+        /// What the worker gives up.
+        isolation: Isolation,
         /// Memory that the worker may take beyond what it has when it starts.
         memory_mb: u32,
+        /// Processor time that it may take.
+        cpu_s: u32,
     },
     /// Opens the document that it carries, in place of the one before.
-    Open {
-        /// Who is to read it.
-        renderer: Renderer,
-        /// Tried one after the other, if the document asks for one.
-        passwords: Vec<String>,
-    },
+    Open(Reader),
     /// Reads title and author of the open document.
     Metadata,
     /// Renders a page of the open document.
     Page {
         /// Counted from 0.
         index: u32,
-        /// Length of the page's longer side.
-        long_side_px: u32,
+        /// How it is to look.
+        size: PageLimits,
         /// Whether to read its text as well.
         words: bool,
     },
+}
+
+/// Who is to read a document, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reader {
+    /// A PDF.
+    Pdf {
+        /// Who reads it.
+        renderer: Renderer,
+        /// Tried one after the other, if the document asks for one.
+        passwords: Vec<String>,
+    },
+    /// A picture.
+    Picture {
+        /// As its media type says.
+        format: PictureFormat,
+        /// What decoding it may take.
+        limits: PictureLimits,
+    },
+}
+
+/// How large the image of a page may become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PageLimits {
+    /// Length of the longer side: of a PDF's page always, of a picture at most.
+    pub long_side_px: u32,
+    /// Most pixels.
+    pub pixels: u64,
 }
 
 /// What a worker answers.
@@ -93,12 +123,11 @@ pub enum Reply {
     Started {
         /// Why pdfium cannot be used.
         pdfium_error: Option<String>,
+        /// What holds the worker.
+        protections: Protections,
     },
     /// To [`Request::Open`].
-    Opened {
-        /// Number of pages that the document claims to have.
-        n_pages: u32,
-    },
+    Opened(Opened),
     /// To [`Request::Open`]: the document cannot be opened.
     Refused(Refusal),
     /// To [`Request::Metadata`].
@@ -106,10 +135,37 @@ pub enum Reply {
     /// To [`Request::Page`]: the pixels are in the page buffer.
     Page(PageReply),
     /// To [`Request::Page`]: this page cannot be rendered.
-    PageFailed {
-        /// Why.
-        reason: String,
-    },
+    PageFailed(PageProblem),
+}
+
+/// What is known of a document that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// Number of pages that the document claims to have.
+    pub n_pages: u32,
+    /// Whether the last of them names another one that the file does not hold.
+    pub is_cut_off: bool,
+}
+
+/// Why a page cannot be rendered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PageProblem {
+    /// What the renderer says, as the end of a sentence.
+    Renderer(String),
+    /// What is wrong with a picture.
+    Picture(PictureError),
+}
+
+impl From<String> for PageProblem {
+    fn from(reason: String) -> Self {
+        Self::Renderer(reason)
+    }
+}
+
+impl From<&str> for PageProblem {
+    fn from(reason: &str) -> Self {
+        Self::Renderer(reason.to_owned())
+    }
 }
 
 /// Why a document cannot be opened.
@@ -122,6 +178,8 @@ pub enum Refusal {
         /// What the renderer says.
         reason: String,
     },
+    /// A picture whose pages cannot be found.
+    Picture(PictureError),
 }
 
 /// What a document says about itself.
@@ -189,13 +247,16 @@ impl PageReply {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn check(&self, long_side_px: u32, buffer_bytes: usize) -> Result<(), &'static str> {
+    pub fn check(&self, asked: PageLimits, buffer_bytes: usize) -> Result<(), &'static str> {
         let sides = [self.width_px, self.height_px];
-        if sides.iter().any(|side| *side == 0 || *side > long_side_px) {
+        if sides
+            .iter()
+            .any(|side| *side == 0 || *side > asked.long_side_px)
+        {
             return Err("an image of another size than was asked for");
         }
         let n_pixels = u64::from(self.width_px) * u64::from(self.height_px);
-        if n_pixels > buffer_bytes as u64 / 3 {
+        if n_pixels > asked.pixels.min(buffer_bytes as u64 / 3) {
             return Err("an image larger than its buffer");
         }
         if [self.width_pt, self.height_pt]
@@ -358,104 +419,4 @@ fn set_deadline(stream: &UnixStream, deadline: Option<Instant>) -> Result<(), Ch
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::fd::AsFd;
-
-    use super::*;
-    use crate::render_pdf::shared::{PageBuffer, map_page_buffer};
-
-    fn reply() -> PageReply {
-        PageReply {
-            width_px: 10,
-            height_px: 20,
-            width_pt: 36.0,
-            height_pt: 72.0,
-            text: PageText::default(),
-        }
-    }
-
-    #[test]
-    fn a_message_arrives_with_its_descriptor() {
-        let (mut here, mut there) = UnixStream::pair().unwrap();
-        let buffer = PageBuffer::new(16).unwrap();
-        let request = Request::Open {
-            renderer: Renderer::Hayro,
-            passwords: vec!["corn".into()],
-        };
-        send(&mut here, &request, Some(buffer.as_fd())).unwrap();
-        let (request, carried) = receive::<Request>(&mut there, None).unwrap();
-        assert!(matches!(request, Request::Open { passwords, .. } if passwords == ["corn"]));
-        assert_eq!(map_page_buffer(&carried.unwrap()).unwrap().len(), 16);
-    }
-
-    #[test]
-    fn a_frame_longer_than_the_cap_is_refused_before_it_is_read() {
-        let (mut here, mut there) = UnixStream::pair().unwrap();
-        here.write_all(&u32::MAX.to_le_bytes()).unwrap();
-        let error = receive::<Reply>(&mut there, None).unwrap_err();
-        assert_eq!(error.to_string(), "a message that is too long");
-    }
-
-    #[test]
-    fn garbage_and_silence_and_the_end_are_told_apart() {
-        let (mut here, mut there) = UnixStream::pair().unwrap();
-        here.write_all(&[1, 0, 0, 0, 0xff]).unwrap();
-        assert!(matches!(
-            receive::<Reply>(&mut there, None),
-            Err(ChannelError::Garbled(_))
-        ));
-        let soon = Some(Instant::now() + Duration::from_millis(5));
-        assert!(matches!(
-            receive::<Reply>(&mut there, soon),
-            Err(ChannelError::TimedOut)
-        ));
-        drop(here);
-        let soon = Some(Instant::now() + Duration::from_secs(5));
-        assert!(matches!(
-            receive::<Reply>(&mut there, soon),
-            Err(ChannelError::Closed)
-        ));
-    }
-
-    #[test]
-    fn a_reply_that_lies_about_its_size_is_found_out() {
-        assert_eq!(reply().check(20, 600), Ok(()));
-        assert!((reply().dpi() - 20.0).abs() < 1e-3);
-        assert!(reply().check(19, 600).is_err());
-        assert!(reply().check(20, 599).is_err());
-        let huge = PageReply {
-            width_px: u32::MAX,
-            height_px: u32::MAX,
-            ..reply()
-        };
-        assert!(huge.check(u32::MAX, usize::MAX).is_err());
-        assert!(
-            PageReply {
-                width_px: 0,
-                ..reply()
-            }
-            .check(20, 600)
-            .is_err()
-        );
-        assert!(
-            PageReply {
-                width_pt: f32::NAN,
-                ..reply()
-            }
-            .check(20, 600)
-            .is_err()
-        );
-        let word = WordBox {
-            text: "a".into(),
-            x0: f32::INFINITY,
-            y0: 0.0,
-            x1: 1.0,
-            y1: 1.0,
-        };
-        let text = PageText {
-            plain: String::new(),
-            words: vec![word],
-        };
-        assert!(PageReply { text, ..reply() }.check(20, 600).is_err());
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! The rendering process: the same executable, run again as a servant.
+//! The worker: the same executable, run again as a servant.
 //!
 //! Whatever a document does to its parser happens here. The worker has one
 //! thread, one document, one socket (its standard input) and one page buffer;
@@ -14,23 +14,27 @@ use std::sync::Arc;
 
 use memmap2::{Mmap, MmapMut};
 use pdfium_render::prelude::Pdfium;
-use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+use rustix::process::Signal;
 
-use super::hayro::{self, HayroDocument};
-use super::metadata::read_metadata;
-use super::pdfium::{self, PdfiumDocument};
-use super::protocol::{ChannelError, Refusal, Renderer, Reply, Request, receive, send};
-use super::renderer::{OpenDocument, with_passwords};
+use super::confine::{Allowance, Isolation, confine};
+use super::protocol::{
+    ChannelError, Opened, PageProblem, Reader, Refusal, Renderer, Reply, Request, receive, send,
+};
 use super::shared::{map_document, map_page_buffer};
+use crate::decode_image::pages::PicturePages;
+use crate::render_pdf::hayro::{self, HayroDocument};
+use crate::render_pdf::metadata::read_metadata;
+use crate::render_pdf::pdfium::{self, PdfiumDocument};
+use crate::render_pdf::renderer::{OpenDocument, with_passwords};
 
-/// The first argument of an executable that is to be a rendering process.
+/// The first argument of an executable that is to be a worker.
 pub const WORKER_ARGUMENT: &str = "__pagemill_render_worker";
 
-/// Runs the rendering process, if this is one.
+/// Runs the worker, if this is one.
 ///
-/// [`RenderPdf`](super::RenderPdf) starts the current executable again with a
-/// hidden first argument. A program that renders PDF calls this first thing in
-/// `main` and returns the code if there is one:
+/// [`RenderPdf`](crate::RenderPdf) and [`DecodeImage`](crate::DecodeImage) start
+/// the current executable again with a hidden first argument. A program that
+/// uses them calls this first thing in `main` and returns the code if there is one:
 ///
 /// ```no_run
 /// use std::process::ExitCode;
@@ -52,27 +56,41 @@ pub fn run_worker_if_asked() -> Option<ExitCode> {
 
 /// Serves the parent until it hangs up. `before_page` is called with each page
 /// (from 0) that is about to be rendered: tests make it fail there.
-pub(super) fn run(before_page: &mut dyn FnMut(Renderer, u32)) -> ExitCode {
-    // A panic is answered as an error; nobody reads this process's stderr.
+pub(super) fn run(before_page: &mut dyn FnMut(&Reader, u32)) -> ExitCode {
+    // A panic is answered as an error, and is no last word.
     std::panic::set_hook(Box::new(|_| {}));
-    match Worker::start(before_page)
-        .and_then(|(mut worker, library)| worker.serve(library.as_ref()))
-    {
+    close_inherited();
+    let stream = io::stdin().as_fd().try_clone_to_owned();
+    let served = stream
+        .map_err(ChannelError::from)
+        .and_then(|stream| serve(stream.into(), before_page));
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     }
 }
 
+/// Serves whoever has the other end of `stream`.
+///
+/// # Errors
+/// The other side is gone, or says what makes no sense.
+pub(super) fn serve(
+    stream: UnixStream,
+    before_page: &mut dyn FnMut(&Reader, u32),
+) -> Result<(), ChannelError> {
+    let (mut worker, library) = Worker::start(stream, before_page)?;
+    worker.serve(library.as_ref())
+}
+
 struct Worker<'a> {
     stream: UnixStream,
     page_buffer: MmapMut,
-    before_page: &'a mut dyn FnMut(Renderer, u32),
+    before_page: &'a mut dyn FnMut(&Reader, u32),
 }
 
 /// A request to open a document, with the document.
 struct Opening {
-    renderer: Renderer,
-    passwords: Vec<String>,
+    reader: Reader,
     document: Arc<Mmap>,
 }
 
@@ -86,32 +104,40 @@ struct Open<'o> {
 impl<'a> Worker<'a> {
     /// Loads the library, takes the limits on and reports to the parent.
     fn start(
-        before_page: &'a mut dyn FnMut(Renderer, u32),
+        mut stream: UnixStream,
+        before_page: &'a mut dyn FnMut(&Reader, u32),
     ) -> Result<(Self, Option<Pdfium>), ChannelError> {
-        let mut stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         let (
             Request::Start {
                 parent,
                 pdfium,
+                isolation,
                 memory_mb,
+                cpu_s,
             },
             Some(buffer),
         ) = receive::<Request>(&mut stream, None)?
         else {
             return Err(ChannelError::Garbled("a first request other than `Start`"));
         };
-        die_with(parent)?;
+        if isolation != Isolation::None {
+            die_with(parent)?;
+        }
         let library = pdfium.as_deref().map_or_else(
             || Err("there is no libpdfium".to_owned()),
             |path: &Path| pdfium::load(path),
         );
         let page_buffer = map_page_buffer(&buffer)?;
-        confine(memory_mb)?;
+        let protections = confine(isolation, Allowance { memory_mb, cpu_s })?;
         let (library, pdfium_error) = match library {
             Ok(library) => (Some(library), None),
             Err(error) => (None, Some(error)),
         };
-        send(&mut stream, &Reply::Started { pdfium_error }, None)?;
+        let started = Reply::Started {
+            pdfium_error,
+            protections,
+        };
+        send(&mut stream, &started, None)?;
         Ok((
             Self {
                 stream,
@@ -130,13 +156,7 @@ impl<'a> Worker<'a> {
                 Some(opening) => opening,
                 None => match self.receive()? {
                     None => return Ok(()),
-                    Some((
-                        Request::Open {
-                            renderer,
-                            passwords,
-                        },
-                        Some(file),
-                    )) => Opening::new(renderer, passwords, &file)?,
+                    Some((Request::Open(reader), Some(file))) => Opening::new(reader, &file)?,
                     Some(_) => return Err(ChannelError::Garbled("a request before `Open`")),
                 },
             };
@@ -153,13 +173,12 @@ impl<'a> Worker<'a> {
         opening: &Opening,
         library: Option<&Pdfium>,
     ) -> Result<Option<Opening>, ChannelError> {
-        let Opening {
-            renderer,
-            passwords,
-            document,
-        } = opening;
-        let refusal = match renderer {
-            Renderer::Pdfium => {
+        let document = &opening.document;
+        let refusal = match &opening.reader {
+            Reader::Pdf {
+                renderer: Renderer::Pdfium,
+                passwords,
+            } => {
                 let open = |password: Option<&str>| match library {
                     Some(library) => PdfiumDocument::open(library, document, password),
                     None => Err(malformed("there is no libpdfium")),
@@ -171,12 +190,21 @@ impl<'a> Worker<'a> {
                     Err(refusal) => refusal,
                 }
             }
-            Renderer::Hayro => {
+            Reader::Pdf {
+                renderer: Renderer::Hayro,
+                passwords,
+            } => {
                 let open = |password: Option<&str>| hayro::open(document, password);
                 match guarded(|| with_passwords(passwords, open)) {
                     Ok((pdf, password)) => {
                         return self.serve_pages(&mut HayroDocument::new(&pdf), opening, password);
                     }
+                    Err(refusal) => refusal,
+                }
+            }
+            Reader::Picture { format, limits } => {
+                match guarded(|| PicturePages::open(document, *format, *limits)) {
+                    Ok(mut pages) => return self.serve_pages(&mut pages, opening, None),
                     Err(refusal) => refusal,
                 }
             }
@@ -191,8 +219,14 @@ impl<'a> Worker<'a> {
         opening: &Opening,
         password: Option<&str>,
     ) -> Result<Option<Opening>, ChannelError> {
-        match guarded(|| Ok(opened.n_pages())) {
-            Ok(n_pages) => self.reply(&Reply::Opened { n_pages })?,
+        let count = || {
+            Ok(Opened {
+                n_pages: opened.n_pages(),
+                is_cut_off: opened.is_cut_off(),
+            })
+        };
+        match guarded(count) {
+            Ok(opened) => self.reply(&Reply::Opened(opened))?,
             Err(refusal) => self.reply(&Reply::Refused(refusal))?,
         }
         self.next_opening(Some(Open {
@@ -209,15 +243,8 @@ impl<'a> Worker<'a> {
     ) -> Result<Option<Opening>, ChannelError> {
         while let Some((request, file)) = self.receive()? {
             let reply = match (request, file, &mut open) {
-                (
-                    Request::Open {
-                        renderer,
-                        passwords,
-                    },
-                    Some(file),
-                    _,
-                ) => {
-                    return Opening::new(renderer, passwords, &file).map(Some);
+                (Request::Open(reader), Some(file), _) => {
+                    return Opening::new(reader, &file).map(Some);
                 }
                 (
                     Request::Metadata,
@@ -229,24 +256,14 @@ impl<'a> Worker<'a> {
                     let read = || Ok(read_metadata(&opening.document, *password));
                     Reply::Metadata(guarded(read).unwrap_or_default())
                 }
-                (
-                    Request::Page {
-                        index,
-                        long_side_px,
-                        words,
-                    },
-                    _,
-                    Some(open),
-                ) => {
-                    (self.before_page)(open.opening.renderer, index);
+                (Request::Page { index, size, words }, _, Some(open)) => {
+                    (self.before_page)(&open.opening.reader, index);
                     let (opened, pixels) = (&mut open.opened, &mut self.page_buffer[..]);
-                    let render = || opened.render(index, long_side_px, words, pixels);
+                    let render = || opened.render(index, size, words, pixels);
                     match catch_unwind(AssertUnwindSafe(render)) {
                         Ok(Ok(page)) => Reply::Page(page),
-                        Ok(Err(reason)) => Reply::PageFailed { reason },
-                        Err(_) => Reply::PageFailed {
-                            reason: "the page made it panic".to_owned(),
-                        },
+                        Ok(Err(problem)) => Reply::PageFailed(problem),
+                        Err(_) => Reply::PageFailed(PageProblem::from("the page made it panic")),
                     }
                 }
                 _ => return Err(ChannelError::Garbled("a request out of turn")),
@@ -271,14 +288,9 @@ impl<'a> Worker<'a> {
 }
 
 impl Opening {
-    fn new(
-        renderer: Renderer,
-        passwords: Vec<String>,
-        file: &OwnedFd,
-    ) -> Result<Self, ChannelError> {
+    fn new(reader: Reader, file: &OwnedFd) -> Result<Self, ChannelError> {
         Ok(Self {
-            renderer,
-            passwords,
+            reader,
             document: Arc::new(map_document(file)?),
         })
     }
@@ -296,6 +308,22 @@ fn malformed(reason: &str) -> Refusal {
     }
 }
 
+/// Closes what libraries of the parent left open for any child: a document is
+/// not to find it.
+fn close_inherited() {
+    const STANDARD_ERROR: i32 = 2;
+    let open = std::fs::read_dir("/proc/self/fd").into_iter().flatten();
+    let numbers: Vec<i32> = open
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|number| *number > STANDARD_ERROR)
+        .collect();
+    for number in numbers {
+        // SAFETY: this process has only just begun and opened nothing that it
+        // keeps. The folder that was listed is closed; its number is refused.
+        unsafe { rustix::io::close(number) }
+    }
+}
+
 /// Has the kernel kill this process when the thread that started it ends.
 fn die_with(parent: u32) -> Result<(), ChannelError> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
@@ -308,48 +336,4 @@ fn die_with(parent: u32) -> Result<(), ChannelError> {
     } else {
         Err(ChannelError::Closed)
     }
-}
-
-/// Gives up what a renderer has no use for. Everything after this runs on
-/// bytes from strangers.
-fn confine(memory_mb: u32) -> Result<(), ChannelError> {
-    // Should the machine run out of memory, this process is the one to go.
-    // Where the file cannot be written, the limits below must do.
-    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
-    rustix::thread::set_no_new_privs(true).map_err(io::Error::from)?;
-    let limits = [
-        // What is mapped already (the executable, libpdfium, the page buffer) is not counted.
-        (
-            Resource::As,
-            mapped_bytes()?.saturating_add(u64::from(memory_mb) << 20),
-        ),
-        (Resource::Core, 0),
-        // No file grows; the page buffer is written through its mapping.
-        (Resource::Fsize, 0),
-        // The socket, two documents, a font or two.
-        (Resource::Nofile, 32),
-    ];
-    for (resource, limit) in limits {
-        let limit = Rlimit {
-            current: Some(limit),
-            maximum: Some(limit),
-        };
-        setrlimit(resource, limit).map_err(io::Error::from)?;
-    }
-    // landlock and seccomp come here, last: the lines above need the calls
-    // that they forbid.
-    Ok(())
-}
-
-/// Address space that this process uses now.
-fn mapped_bytes() -> Result<u64, ChannelError> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let size_kb = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmSize:"))
-        .and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok())
-        .ok_or(ChannelError::Garbled(
-            "a /proc/self/status without `VmSize`",
-        ))?;
-    Ok(size_kb << 10)
 }

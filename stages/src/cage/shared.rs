@@ -1,4 +1,4 @@
-//! Memory that the parent and a rendering process share.
+//! Memory that the parent and a worker share.
 //!
 //! A document goes to the worker in a memfd that nobody can write any more; a
 //! page comes back in one whose size is fixed. The parent never maps either: it
