@@ -508,3 +508,5 @@ fn no_damage_to_a_header_is_worse_than_an_error() {
         }
     }
 }
+
+mod conversion;

@@ -153,7 +153,8 @@ impl<T: Tile + Product> Packed<T> {
     fn zeros(level: Level, n_in: usize, n_out: usize) -> Self {
         let n_tiles = n_in.div_ceil(BLOCK).div_ceil(T::N_BLOCKS);
         Self {
-            tiles: vec![T::ZERO; n_tiles * n_out.div_ceil(COLUMNS)],
+            // By all cores: fresh memory comes slowly.
+            tiles: rayon::iter::repeat_n(T::ZERO, n_tiles * n_out.div_ceil(COLUMNS)).collect(),
             n_in,
             n_out,
             level,

@@ -186,15 +186,27 @@ impl Tile4 {
             let (scale, min) = unpack_scale_and_min(packed, block);
             self.scales[block][column] = scale;
             self.mins[block][column] = min;
-            for input in 0..BLOCK {
-                // 32 bytes hold two blocks, the second in the high bits.
-                let byte = quants[block / 2 * BLOCK + input];
-                let quant = if block % 2 == 0 { byte & 15 } else { byte >> 4 };
-                let eight = block * (BLOCK / 8) + input / 8;
-                let place = &mut self.quants[eight][4 * column + input % 4];
-                *place |= if input % 8 < 4 { quant } else { quant << 4 };
+        }
+        let mut numbers = [0; SUPERBLOCK];
+        let runs = numbers.as_chunks_mut::<{ 2 * BLOCK }>().0.iter_mut();
+        for (run, bytes) in runs.zip(quants.as_chunks::<BLOCK>().0) {
+            // 32 bytes hold two blocks, the second in the high bits.
+            let (first, second) = run.split_at_mut(BLOCK);
+            for place in 0..BLOCK {
+                (first[place], second[place]) = (bytes[place] & 15, bytes[place] >> 4);
             }
         }
+        put_fours(&mut self.quants, column, &numbers);
+    }
+}
+
+/// Writes a column's numbers of four bits, two a byte: of each eight, one of the first four
+/// with one of the last.
+fn put_fours(rows: &mut [[u8; 4 * COLUMNS]], column: usize, numbers: &[u8]) {
+    for (row, eight) in rows.iter_mut().zip(numbers.as_chunks::<8>().0) {
+        let low = u32::from_le_bytes([eight[0], eight[1], eight[2], eight[3]]);
+        let high = u32::from_le_bytes([eight[4], eight[5], eight[6], eight[7]]);
+        row.as_chunks_mut().0[column] = (low | high << 4).to_le_bytes();
     }
 }
 
@@ -208,16 +220,30 @@ impl Tile6 {
         for (own, scale) in self.scales.iter_mut().zip(scales) {
             own[column] = *scale as i8;
         }
-        for input in 0..SUPERBLOCK {
-            // 128 weights share 64 and 32 bytes: four runs of 32, the latter two's low bits in
-            // the high halves of bytes.
-            let (part, run, place) = (input / 128, input / BLOCK % 4, input % BLOCK);
-            let byte = low[64 * part + BLOCK * (run % 2) + place];
-            let low = if run < 2 { byte & 15 } else { byte >> 4 };
-            let high = high[BLOCK * part + place] >> (2 * run) & 3;
-            let place = 4 * column + input % 4;
-            self.low[input / 8][place] |= if input % 8 < 4 { low } else { low << 4 };
-            self.high[input / HALF][place] |= high << (2 * (input % HALF / 4));
+        // 128 weights share 64 and 32 bytes: four runs of 32, the latter two's low bits in the
+        // high halves of bytes.
+        let (mut lows, mut highs) = ([0; SUPERBLOCK], [0; SUPERBLOCK]);
+        for part in 0..SUPERBLOCK / 128 {
+            let (low, high) = (&low[64 * part..][..64], &high[32 * part..][..32]);
+            let lows = lows[128 * part..][..128].as_chunks_mut::<BLOCK>().0;
+            let highs = highs[128 * part..][..128].as_chunks_mut::<BLOCK>().0;
+            for place in 0..BLOCK {
+                lows[0][place] = low[place] & 15;
+                lows[1][place] = low[BLOCK + place] & 15;
+                lows[2][place] = low[place] >> 4;
+                lows[3][place] = low[BLOCK + place] >> 4;
+                for (run, highs) in highs.iter_mut().enumerate() {
+                    highs[place] = high[place] >> (2 * run) & 3;
+                }
+            }
+        }
+        put_fours(&mut self.low, column, &lows);
+        for (row, half) in self.high.iter_mut().zip(highs.as_chunks::<HALF>().0) {
+            let mut word = 0;
+            for (four, bytes) in half.as_chunks().0.iter().enumerate() {
+                word |= u32::from_le_bytes(*bytes) << (2 * four);
+            }
+            row.as_chunks_mut().0[column] = word.to_le_bytes();
         }
     }
 }
@@ -234,12 +260,8 @@ impl<O: Offset> Flat4<O> {
     ) {
         self.scales[block][column] = scale;
         self.offsets[block][column] = offset;
-        let eights = self.quants[block * (BLOCK / 8)..].iter_mut();
-        for (bytes, quants) in eights.zip(quants.as_chunks::<8>().0) {
-            for input in 0..4 {
-                bytes[4 * column + input] = quants[input] | quants[input + 4] << 4;
-            }
-        }
+        let rows = &mut self.quants[block * (BLOCK / 8)..][..BLOCK / 8];
+        put_fours(rows, column, quants);
     }
 }
 
