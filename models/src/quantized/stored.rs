@@ -81,7 +81,7 @@ fn tensor(
 ) -> Result<QTensor> {
     // Candle reads blocks in place and wants them where their type may lie.
     let words: Vec<u64>;
-    let aligned = if bytes.as_ptr().cast::<u64>().is_aligned() {
+    let aligned = if bytes.as_ptr().addr().is_multiple_of(align_of::<u64>()) {
         bytes
     } else {
         let mut bytes = bytes.to_vec();

@@ -291,6 +291,7 @@ fn largest_magnitude(values: &[f32; BLOCK]) -> f32 {
 /// The nearest whole number, halves away from zero, of a value within ±2^22. Adding 1.5 *
 /// 2^23 leaves the nearest in the low bits, of two the even one; what a half lost there
 /// comes back.
+#[allow(clippy::float_cmp, reason = "halves are exact")]
 fn round(value: f32) -> i32 {
     let sum = value + MAGIC;
     let lost = value - (sum - MAGIC);

@@ -118,7 +118,7 @@ impl Case {
     fn usual_scales(&self) -> Vec<u8> {
         let n_groups = N_IN.div_ceil(self.group_size);
         let all = (0..n_groups * N_OUT).map(|index| scale(index / N_OUT, index % N_OUT));
-        all.flat_map(|scale| scale.to_le_bytes()).collect()
+        all.flat_map(f16::to_le_bytes).collect()
     }
 
     /// Opens it, compares the floats to the bit and the product with rows.

@@ -164,9 +164,12 @@ fn write(source: &Path, folder: &Path, newer: bool) {
     sections.push(0);
     // Only the image token's id matters here.
     let vocabulary: Vec<String> = (0..text["vocab_size"].as_u64().unwrap())
-        .map(|id| match Some(id) == config["image_token_id"].as_u64() {
-            true => "<|image_pad|>".to_owned(),
-            false => format!("token {id}"),
+        .map(|id| {
+            if Some(id) == config["image_token_id"].as_u64() {
+                "<|image_pad|>".to_owned()
+            } else {
+                format!("token {id}")
+            }
         })
         .collect();
     let own = |key: &str| format!("{architecture}.{key}");
