@@ -123,7 +123,7 @@ fn products(options: &LoaderOptions) -> Vec<Vec<f32>> {
 #[test]
 fn only_what_is_asked_for_is_quantized() {
     let exact = products(&LoaderOptions::default());
-    for quantize in [Quantization::Q8_0, Quantization::Q4K] {
+    for quantize in [Quantization::Q8_0, Quantization::Q6K, Quantization::Q4K] {
         for (quantize_vision, changed) in
             [(false, [true, false, false]), (true, [true, true, false])]
         {

@@ -17,7 +17,7 @@ pub(super) const BLOCK: usize = 32;
 /// Inputs that share the scale of their scales, in 4 bits.
 pub(super) const SUPERBLOCK: usize = 256;
 
-const N_SUBBLOCKS: usize = SUPERBLOCK / BLOCK;
+pub(super) const N_SUBBLOCKS: usize = SUPERBLOCK / BLOCK;
 
 /// Bytes of one [`SUPERBLOCK`] of `q4_k` as ggml lays it out: two f16, twelve bytes of
 /// 6-bit scales, 128 bytes of 4-bit weights.
@@ -25,6 +25,10 @@ pub(super) const SUPERBLOCK_BYTES: usize = 4 + 12 + SUPERBLOCK / 2;
 
 /// Inputs that share a scale in `q6_k`.
 pub(super) const HALF: usize = 16;
+
+/// Bytes of one [`SUPERBLOCK`] of `q5_k` as ggml lays it out: as `q4_k`, with the fifth bits
+/// before the others.
+pub(super) const SUPERBLOCK5_BYTES: usize = SUPERBLOCK_BYTES + SUPERBLOCK / 8;
 
 /// Bytes of one [`SUPERBLOCK`] of `q6_k` as ggml lays it out: the low four bits, the high
 /// two, 8-bit scales, one f16.
@@ -85,6 +89,17 @@ pub(super) struct Flat4<O> {
     pub(super) scales: [[u16; COLUMNS]; FLAT_BLOCKS],
     /// By block and output; bits where they are f16.
     pub(super) offsets: [[O; COLUMNS]; FLAT_BLOCKS],
+}
+
+/// A tile of 4-bit weights with a fifth bit for each: `q5_k`, `q5_1`, `q5_0`. `N` is the tile's
+/// number of blocks.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(super) struct Five<T, const N: usize> {
+    pub(super) fours: T,
+    /// By block: `[output][input % 4]`, a bit for each four of inputs. Those of the first four
+    /// fours are the high bits.
+    pub(super) fifths: [[u8; 4 * COLUMNS]; N],
 }
 
 /// Blocks of a [`Flat4`]: with two, no byte of its alignment is lost.
@@ -148,6 +163,49 @@ impl<O: Offset> Tile for Flat4<O> {
         scales: [[0; COLUMNS]; FLAT_BLOCKS],
         offsets: [[O::ZERO; COLUMNS]; FLAT_BLOCKS],
     };
+}
+
+impl<T: Tile, const N: usize> Tile for Five<T, N> {
+    const N_BLOCKS: usize = T::N_BLOCKS;
+    const ZERO: Self = Self {
+        fours: T::ZERO,
+        fifths: [[0; 4 * COLUMNS]; N],
+    };
+}
+
+impl<T, const N: usize> Five<T, N> {
+    /// Takes over the fifth bits of one output's block, the first input's being the lowest.
+    pub(super) fn put_fifths(&mut self, column: usize, block: usize, bits: u32) {
+        // Four bits, one to each byte.
+        let spread = |four: usize| ((bits >> (4 * four) & 15) * 0x0020_4081) & 0x0101_0101;
+        self.put_fours_fifths(column, block, spread);
+    }
+
+    /// The same, of each four's bits as the lowest of bytes.
+    fn put_fours_fifths(&mut self, column: usize, block: usize, bits: impl Fn(usize) -> u32) {
+        let mut word = 0;
+        for four in 0..BLOCK / 4 {
+            word |= bits(four) << ((four + 4) % 8);
+        }
+        self.fifths[block].as_chunks_mut().0[column] = word.to_le_bytes();
+    }
+}
+
+impl Five<Tile4, N_SUBBLOCKS> {
+    /// Takes over one output's superblock from ggml's layout.
+    pub(super) fn put(&mut self, column: usize, bytes: &[u8; SUPERBLOCK5_BYTES]) {
+        let (head, rest) = bytes.split_at(16);
+        let (fifths, quants) = rest.split_at(BLOCK);
+        let mut four = [0; SUPERBLOCK_BYTES];
+        four[..16].copy_from_slice(head);
+        four[16..].copy_from_slice(quants);
+        self.fours.put(column, &four);
+        let (fours, _) = fifths.as_chunks();
+        for block in 0..N_SUBBLOCKS {
+            let bits = |four: usize| u32::from_le_bytes(fours[four]) >> block & 0x0101_0101;
+            self.put_fours_fifths(column, block, bits);
+        }
+    }
 }
 
 impl Tile8 {
