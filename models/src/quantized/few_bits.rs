@@ -137,6 +137,7 @@ impl<T: Fours> Product for T {
                     for eight in 0..BLOCK / 8 {
                         let quants = tile.quants().get_unchecked(block * (BLOCK / 8) + eight);
                         let weights = load_bytes::<L>(quants, column);
+                        // Both before the rows: a tenth faster with AVX-512.
                         let mut low = [L::low(weights[0]), L::low(weights[1])];
                         let mut high = [L::high(weights[0]), L::high(weights[1])];
                         if tile.fifths().is_some() {
