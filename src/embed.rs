@@ -40,7 +40,7 @@ pub(crate) struct EmbedArgs {
     /// What to compute in: f32, f16 or bf16 [default: f32 on cpu, bf16 elsewhere]
     #[arg(long, value_parser = parse::<Dtype>)]
     dtype: Option<Dtype>,
-    /// Weights of the language model in fewer bits: `q8_0` or `q4_k`
+    /// Weights of the language model in fewer bits: `q8_0`, `q6_k` or `q4_k`
     #[arg(long, value_parser = parse::<Quantization>)]
     quantize: Option<Quantization>,
     /// Quantize the vision tower as well

@@ -307,6 +307,13 @@ impl ModelError {
             Self::Unsupported { supported, .. } => {
                 format!("use a model with one of {}", join_names(supported))
             }
+            Self::InvalidSetting {
+                field: "*.gguf", ..
+            } => "leave the files of one model in the folder".into(),
+            Self::InvalidSetting {
+                field: "split.count",
+                ..
+            } => "fetch all parts of the model into one folder".into(),
             Self::InvalidSetting { field, .. } => format!("change `{field}`"),
             Self::MissingTensors { .. }
             | Self::MisshapenTensors { .. }

@@ -25,6 +25,10 @@
 //! the longest. Both give the same vectors to rounding. No type of candle or tokenizers
 //! leaves the crate.
 //!
+//! Larger networks take their weights from a `loader`, whose `checkpoint` knows safetensors,
+//! the 4-bit layouts of `w4a16` and `gguf` files, which also say what JSON files would;
+//! `quantized` multiplies what is in few bits as it is stored.
+//!
 //! # Features
 //!
 //! `cuda` and `metal` bring those devices; `mkl` and `accelerate` bring those libraries'

@@ -40,8 +40,7 @@ use candle_core::{
 
 use crate::error::ModelError;
 use kernel::Level;
-use packed::Packed;
-use tiles::{Flat4, Tile4, Tile6, Tile8};
+use packed::{Multiply, Packed};
 
 /// A format of fewer bits for the weights of linear maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -106,18 +105,16 @@ pub(crate) struct QuantizedMatrix {
 }
 
 enum Form {
-    Eights(Packed<Tile8>),
-    Sixes(Packed<Tile6>),
-    Fours(Packed<Tile4>),
-    /// 4 bits with zero points.
-    Zeros(Packed<Flat4<u8>>),
-    /// 4 bits with minimums.
-    Mins(Packed<Flat4<u16>>),
+    /// In tiles, for our kernel.
+    Packed(Box<dyn Multiply>),
     /// `[n_out, width]`, the width a multiple of the format's block.
-    Candle {
-        matrix: QMatMul,
-        width: usize,
-    },
+    Candle { matrix: QMatMul, width: usize },
+}
+
+impl Form {
+    fn of(packed: impl Multiply + 'static) -> Self {
+        Self::Packed(Box::new(packed))
+    }
 }
 
 impl QuantizedMatrix {
@@ -150,9 +147,9 @@ impl QuantizedMatrix {
         };
         let values = contiguous(storage, layout)?;
         let form = match quantization {
-            Quantization::Q8_0 => Form::Eights(Packed::q8_0(level, values, n_in)),
-            Quantization::Q6K => Form::Sixes(Packed::q6_k(level, values, n_in)?),
-            Quantization::Q4K => Form::Fours(Packed::q4_k(level, values, n_in)?),
+            Quantization::Q8_0 => Form::of(Packed::q8_0(level, values, n_in)),
+            Quantization::Q6K => Form::of(Packed::q6_k(level, values, n_in)?),
+            Quantization::Q4K => Form::of(Packed::q4_k(level, values, n_in)?),
         };
         Ok(Self::of_form(form, n_in, n_out))
     }
@@ -220,11 +217,7 @@ impl QuantizedMatrix {
     /// Memory of the weights.
     pub(crate) fn n_bytes(&self) -> usize {
         match &self.form {
-            Form::Eights(packed) => packed.n_bytes(),
-            Form::Sixes(packed) => packed.n_bytes(),
-            Form::Fours(packed) => packed.n_bytes(),
-            Form::Zeros(packed) => packed.n_bytes(),
-            Form::Mins(packed) => packed.n_bytes(),
+            Form::Packed(packed) => packed.n_bytes(),
             Form::Candle { matrix, .. } => match matrix {
                 QMatMul::QTensor(weights) => weights.storage_size_in_bytes(),
                 QMatMul::Tensor(weights) | QMatMul::TensorF16(weights) => {
@@ -242,11 +235,7 @@ impl Product<'_> {
     fn multiply(&self, x: &[f32], bias: Option<&[f32]>) -> Result<(CpuStorage, Shape)> {
         let n = x.len() / self.0.n_in;
         let out = match &self.0.form {
-            Form::Eights(packed) => packed.multiply(x, bias),
-            Form::Sixes(packed) => packed.multiply(x, bias),
-            Form::Fours(packed) => packed.multiply(x, bias),
-            Form::Zeros(packed) => packed.multiply(x, bias),
-            Form::Mins(packed) => packed.multiply(x, bias),
+            Form::Packed(packed) => packed.multiply(x, bias),
             Form::Candle { .. } => bail!("candle multiplies its own"),
         };
         let shape = Shape::from((n, self.0.n_out));

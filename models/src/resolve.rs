@@ -153,7 +153,11 @@ fn is_whole(snapshot: &Path) -> bool {
     let names = folder_names(snapshot);
     let mut weights = names
         .iter()
-        .filter(|name| name.ends_with(".safetensors") || name.ends_with(".gguf"))
+        .filter(|name| {
+            [".safetensors", ".gguf"]
+                .iter()
+                .any(|end| name.ends_with(end))
+        })
         .filter(|name| snapshot.join(name).is_file());
     let mut indices = names.iter().filter(|name| {
         let whole = name.strip_suffix(".index.json");

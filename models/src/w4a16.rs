@@ -238,12 +238,23 @@ impl PackedMatrix {
                 }
             }
         };
-        let in_words = matches!(self.layout, Layout::Gptq { .. }) && order.is_none();
+        let columns = |output: usize, block: usize, quants: &mut [u8; 32]| {
+            let (wide, place) = (n_out / N_WORD, place_in_awq(output));
+            let first = block * 32 * wide + output / N_WORD;
+            let n = (n_in - block * 32).min(32);
+            for (input, quant) in quants[..n].iter_mut().enumerate() {
+                *quant = numbers.words.number(first + input * wide, place);
+            }
+        };
         let groups = Groups {
             n_in,
             n_out,
             group_size: self.group_size,
-            quants: if in_words { &straight } else { &quants },
+            quants: match self.layout {
+                _ if order.is_some() => &quants,
+                Layout::Gptq { .. } => &straight,
+                Layout::Awq => &columns,
+            },
             scale: &|output, group| (scales[group * n_out + output], numbers.zero(output, group)),
             order: order.clone(),
         };

@@ -36,7 +36,7 @@ pub struct EmbedImageConfig {
     /// `bf16` elsewhere.
     #[serde(default)]
     pub dtype: Option<String>,
-    /// Weights in fewer bits: `q8_0` or `q4_k`; those of the language model only.
+    /// Weights in fewer bits: `q8_0`, `q6_k` or `q4_k`; those of the language model only.
     #[serde(default)]
     pub quantize: Option<String>,
     /// Whether `quantize` is for the vision tower's weights too.

@@ -32,7 +32,7 @@ pub struct EmbedTextConfig {
     /// `bf16` elsewhere. Sentence encoders compute in `f32`.
     #[serde(default)]
     pub dtype: Option<String>,
-    /// Weights in fewer bits: `q8_0` or `q4_k`; those of the language model only.
+    /// Weights in fewer bits: `q8_0`, `q6_k` or `q4_k`; those of the language model only.
     #[serde(default)]
     pub quantize: Option<String>,
     /// Cuts texts at this many tokens; the model's own limit if it is not given.

@@ -39,8 +39,8 @@ fn logits(folder: &Path, expected: &Expected, dequantize: bool) -> (Vec<f32>, us
     let config = config(folder);
     let loader = Loader::new(&model, canonical_qwen_name, &options).unwrap();
     let decoder = Decoder::load(&config, true, &loader);
-    let loaded = loader.finish().unwrap();
-    assert!(loaded.time.as_secs() < 60);
+    let in_memory = loader.finish().unwrap();
+    assert!(in_memory.time.as_secs() < 60);
     let (_, ids) = expected.integers("input_ids");
     let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
     let positions: Vec<[u32; 3]> = (0..ids.len() as u32).map(|place| [place; 3]).collect();
@@ -54,7 +54,7 @@ fn logits(folder: &Path, expected: &Expected, dequantize: bool) -> (Vec<f32>, us
         })
         .unwrap();
     let logits = decoder.logits(&hidden).unwrap().flatten_all().unwrap();
-    (logits.to_vec1().unwrap(), loaded.n_bytes)
+    (logits.to_vec1().unwrap(), in_memory.n_bytes)
 }
 
 /// The root mean square of the differences, as a part of that of the numbers.

@@ -156,14 +156,13 @@ impl GgufWeights {
             GgmlDType::BF16 => Some(DType::BF16),
             _ => None,
         };
-        let tensor = match dtype {
-            Some(dtype) => Tensor::from_vec(weights::widen(bytes, dtype), shape, &Device::Cpu),
-            None => {
-                let width = shape.last().copied().unwrap_or(1);
-                let n_rows = shape.iter().product::<usize>() / width;
-                Blocks::new(format, bytes, [n_rows, width])
-                    .and_then(|blocks| blocks.dequantize()?.reshape(shape))
-            }
+        let tensor = if let Some(dtype) = dtype {
+            Tensor::from_vec(weights::widen(bytes, dtype), shape, &Device::Cpu)
+        } else {
+            let width = shape.last().copied().unwrap_or(1);
+            let n_rows = shape.iter().product::<usize>() / width;
+            Blocks::new(format, bytes, [n_rows, width])
+                .and_then(|blocks| blocks.dequantize()?.reshape(shape))
         };
         tensor.map_err(ModelError::compute("dequantizing a weight"))
     }

@@ -58,7 +58,9 @@ pub(crate) fn file(values: &[(&str, Value<'_>)], tensors: &[Tensor]) -> Vec<u8> 
             Value::Texts(values) => {
                 let mut rest = 8_u32.to_le_bytes().to_vec();
                 rest.extend((values.len() as u64).to_le_bytes());
-                values.iter().for_each(|value| text(&mut rest, value));
+                for value in values {
+                    text(&mut rest, value);
+                }
                 (9, rest)
             }
             Value::Numbers(numbers) => {

@@ -123,7 +123,7 @@ fn products(options: &LoaderOptions) -> Vec<Vec<f32>> {
 #[test]
 fn only_what_is_asked_for_is_quantized() {
     let exact = products(&LoaderOptions::default());
-    for quantize in [Quantization::Q8_0, Quantization::Q4K] {
+    for quantize in [Quantization::Q8_0, Quantization::Q6K, Quantization::Q4K] {
         for (quantize_vision, changed) in
             [(false, [true, false, false]), (true, [true, true, false])]
         {
@@ -186,4 +186,61 @@ fn names_of_types_parse_and_print_back() {
         error.to_string(),
         "unknown dtype `float`, supported: `f32`, `f16`, `bf16`"
     );
+}
+
+#[test]
+fn an_adapter_changes_the_floats_of_what_was_in_few_bits() {
+    use candle_core::quantized::GgmlDType;
+
+    use crate::gguf::writer;
+    use crate::open::open_model;
+    use crate::quantized::stored::tests::blocks;
+
+    let (base, adapter) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let matrix = |name: &str| {
+        let bytes = blocks(GgmlDType::Q8_0, 32, 3);
+        (name.to_owned(), GgmlDType::Q8_0, vec![32, 32], bytes)
+    };
+    let architecture = [("general.architecture", writer::Value::Text("qwen3"))];
+    let tensors = ["blk.0.attn_q.weight", "blk.0.attn_k.weight"].map(matrix);
+    fs::write(base.path().join("m.gguf"), writer::file(&architecture, &tensors)).unwrap();
+    let config = format!(
+        r#"{{"base_model_name_or_path": "{}", "lora_alpha": 2, "r": 1}}"#,
+        base.path().display()
+    );
+    fs::write(adapter.path().join("adapter_config.json"), config).unwrap();
+    let ones = writer::f32s(&[1.0; 32]);
+    let parts = [("lora_A", vec![1, 32]), ("lora_B", vec![32, 1])];
+    let tensors = parts.map(|(part, shape)| {
+        let name = format!("base_model.model.model.layers.0.self_attn.q_proj.{part}.weight");
+        (name, TensorView::new(FileType::F32, shape, &ones).unwrap())
+    });
+    let file = safetensors::serialize(tensors, None).unwrap();
+    fs::write(adapter.path().join("adapter_model.safetensors"), file).unwrap();
+
+    let row = Tensor::ones((1, 32), DType::F32, &Candle::Cpu).unwrap();
+    let products = |dequantize| {
+        let model = open_model(adapter.path()).unwrap();
+        let options = LoaderOptions {
+            dequantize,
+            ..LoaderOptions::default()
+        };
+        let loader = Loader::new(&model, canonical_qwen_name, &options).unwrap();
+        let maps = ["q_proj", "k_proj"].map(|part| {
+            let name = format!("language_model.layers.0.self_attn.{part}");
+            loader.linear(&name, 32, 32, false)
+        });
+        let loaded = loader.finish().unwrap();
+        let products = maps.map(|map| {
+            let product = map.forward(&row).unwrap().squeeze(0).unwrap();
+            product.to_vec1::<f32>().unwrap()
+        });
+        (products, loaded.n_bytes)
+    };
+    let ([changed, as_it_was], n_bytes) = products(false);
+    for (changed, as_it_was) in changed.iter().zip(&as_it_was) {
+        assert!((changed - as_it_was - 64.0).abs() < 0.05, "{changed} {as_it_was}");
+    }
+    let (_, n_exact_bytes) = products(true);
+    assert_eq!((n_bytes, n_exact_bytes), (32 * 32 * 4 + 32 * 34, 2 * 32 * 32 * 4));
 }

@@ -1,4 +1,4 @@
-//! Products with weights of four and six bits, unpacked on the way.
+//! Products with weights of four, five and six bits, unpacked on the way.
 #![allow(
     clippy::inline_always,
     reason = "a call would leave the vector instructions behind"
@@ -6,12 +6,18 @@
 
 use super::kernel::{MAGIC, Patch, Product, ROW_WORDS};
 use super::lanes::Lanes;
-use super::tiles::{BLOCK, COLUMNS, Flat4, HALF, SUPERBLOCK, Tile, Tile4, Tile6};
+use super::tiles::{BLOCK, COLUMNS, Five, Flat4, HALF, SUPERBLOCK, Tile, Tile4, Tile6};
 
 /// Tiles of 4-bit weights, whose blocks of 32 inputs each have a scale and a minimum.
 trait Fours: Tile {
     /// Two weights a byte: `[input / 8][output][input % 4]`.
     fn quants(&self) -> &[[u8; 4 * COLUMNS]];
+
+    /// A fifth bit of each weight, by block, if they have one.
+    #[inline(always)]
+    fn fifths(&self) -> Option<&[[u8; 4 * COLUMNS]]> {
+        None
+    }
 
     /// Scales and minimums of a block, for two registers of outputs from `column`.
     ///
@@ -83,6 +89,24 @@ impl Fours for Flat4<u16> {
     }
 }
 
+impl<T: Fours, const N: usize> Fours for Five<T, N> {
+    #[inline(always)]
+    fn quants(&self) -> &[[u8; 4 * COLUMNS]] {
+        self.fours.quants()
+    }
+
+    #[inline(always)]
+    fn fifths(&self) -> Option<&[[u8; 4 * COLUMNS]]> {
+        Some(&self.fifths)
+    }
+
+    #[inline(always)]
+    unsafe fn scales_and_mins<L: Lanes>(&self, block: usize, column: usize) -> [[L::Floats; 2]; 2] {
+        // SAFETY: the caller's.
+        unsafe { self.fours.scales_and_mins::<L>(block, column) }
+    }
+}
+
 impl<T: Fours> Product for T {
     /// What a block's minimum is multiplied by: the sum of the row's values.
     #[inline(always)]
@@ -104,10 +128,27 @@ impl<T: Fours> Product for T {
                     let tile = tiles.get_unchecked(block / Self::N_BLOCKS);
                     let block = block % Self::N_BLOCKS;
                     let mut sums = [[L::splat_int(MAGIC.to_bits() as i32); 2]; ROWS];
+                    // None of this is left where there are no fifth bits.
+                    let mut planes = [L::splat_int(0); 2];
+                    if let Some(fifths) = tile.fifths() {
+                        planes = load_bytes::<L>(fifths.get_unchecked(block), column);
+                    }
+                    let low_planes = [L::swap_up(planes[0]), L::swap_up(planes[1])];
                     for eight in 0..BLOCK / 8 {
                         let quants = tile.quants().get_unchecked(block * (BLOCK / 8) + eight);
                         let weights = load_bytes::<L>(quants, column);
-                        let low = [L::low(weights[0]), L::low(weights[1])];
+                        // Both before the rows: a tenth faster with AVX-512.
+                        let mut low = [L::low(weights[0]), L::low(weights[1])];
+                        let mut high = [L::high(weights[0]), L::high(weights[1])];
+                        if tile.fifths().is_some() {
+                            if eight == BLOCK / 16 {
+                                planes = low_planes;
+                            }
+                            low = [L::five(low[0], planes[0]), L::five(low[1], planes[1])];
+                            planes = [L::down(planes[0]), L::down(planes[1])];
+                            high = [L::five(high[0], planes[0]), L::five(high[1], planes[1])];
+                            planes = [L::down(planes[0]), L::down(planes[1])];
+                        }
                         for (row, sums) in sums.iter_mut().enumerate() {
                             let place = 3 * ROWS + row * (BLOCK / 4) + 2 * eight;
                             let x = L::splat_int(*words.add(place) as i32);
@@ -116,7 +157,6 @@ impl<T: Fours> Product for T {
                                 L::dot_small(sums[1], low[1], x),
                             ];
                         }
-                        let high = [L::high(weights[0]), L::high(weights[1])];
                         for (row, sums) in sums.iter_mut().enumerate() {
                             let place = 3 * ROWS + row * (BLOCK / 4) + 2 * eight + 1;
                             let x = L::splat_int(*words.add(place) as i32);

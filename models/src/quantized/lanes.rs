@@ -54,6 +54,12 @@ pub(super) trait Lanes {
     unsafe fn high(bytes: Self::Ints) -> Self::Ints;
     /// `low`, of four bits, with the two bits of `high` from `2 * FIELD` on top.
     unsafe fn six<const FIELD: usize>(low: Self::Ints, high: Self::Ints) -> Self::Ints;
+    /// `low`, of four bits, with the fifth bit of `plane` as its own.
+    unsafe fn five(low: Self::Ints, plane: Self::Ints) -> Self::Ints;
+    /// A bit down; what comes into a byte's high bits from its neighbour is not to be used.
+    unsafe fn down(plane: Self::Ints) -> Self::Ints;
+    /// Each byte's low four bits as its high ones.
+    unsafe fn swap_up(plane: Self::Ints) -> Self::Ints;
     /// The same bits.
     unsafe fn as_floats(ints: Self::Ints) -> Self::Floats;
     unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats;
@@ -178,6 +184,24 @@ impl Lanes for Avx512 {
             };
             _mm512_or_si512(low, _mm512_and_si512(shifted, _mm512_set1_epi8(0x30)))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn five(low: __m512i, plane: __m512i) -> __m512i {
+        // SAFETY: see `splat_int`.
+        unsafe { _mm512_or_si512(low, _mm512_and_si512(plane, _mm512_set1_epi8(0x10))) }
+    }
+
+    #[inline(always)]
+    unsafe fn down(plane: __m512i) -> __m512i {
+        // SAFETY: see `splat_int`.
+        unsafe { _mm512_srli_epi16::<1>(plane) }
+    }
+
+    #[inline(always)]
+    unsafe fn swap_up(plane: __m512i) -> __m512i {
+        // SAFETY: see `splat_int`.
+        unsafe { _mm512_slli_epi16::<4>(plane) }
     }
 
     #[inline(always)]
@@ -364,6 +388,24 @@ impl<const VNNI: bool> Lanes for Avx2<VNNI> {
             };
             _mm256_or_si256(low, _mm256_and_si256(shifted, _mm256_set1_epi8(0x30)))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn five(low: __m256i, plane: __m256i) -> __m256i {
+        // SAFETY: see `splat_int`.
+        unsafe { _mm256_or_si256(low, _mm256_and_si256(plane, _mm256_set1_epi8(0x10))) }
+    }
+
+    #[inline(always)]
+    unsafe fn down(plane: __m256i) -> __m256i {
+        // SAFETY: see `splat_int`.
+        unsafe { _mm256_srli_epi16::<1>(plane) }
+    }
+
+    #[inline(always)]
+    unsafe fn swap_up(plane: __m256i) -> __m256i {
+        // SAFETY: see `splat_int`.
+        unsafe { _mm256_slli_epi16::<4>(plane) }
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Where there is no kernel of ours: the same names, with nothing behind them.
 
-use super::tiles::{BLOCK, COLUMNS, Flat4, Offset, Tile, Tile4, Tile6, Tile8};
+use super::tiles::{BLOCK, COLUMNS, Five, Flat4, Offset, Tile, Tile4, Tile6, Tile8};
 
 /// As the kernel has it.
 pub(super) const MAGIC: f32 = 12_582_912.0;
@@ -48,3 +48,4 @@ impl Product for Tile8 {}
 impl Product for Tile4 {}
 impl Product for Tile6 {}
 impl<O: Offset> Product for Flat4<O> {}
+impl<T: Tile, const N: usize> Product for Five<T, N> {}

@@ -14,6 +14,15 @@ const N_TASK_VALUES: usize = 512 << 10;
 /// With fewer products than this, threads cost more than they bring.
 const N_SERIAL_PRODUCTS: usize = 1 << 18;
 
+/// Weights in tiles of any kind.
+pub(super) trait Multiply: Send + Sync {
+    /// The products `[n, n_out]` of rows `x`, `[n, n_in]`, plus `bias`, `[n_out]`.
+    fn multiply(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32>;
+
+    /// Memory of the weights.
+    fn n_bytes(&self) -> usize;
+}
+
 /// Weights `[n_out, n_in]` in tiles: a panel of 32 outputs after the other, each as many
 /// tiles as its inputs fill.
 pub(super) struct Packed<T> {
@@ -153,7 +162,8 @@ impl<T: Tile + Product> Packed<T> {
     fn zeros(level: Level, n_in: usize, n_out: usize) -> Self {
         let n_tiles = n_in.div_ceil(BLOCK).div_ceil(T::N_BLOCKS);
         Self {
-            tiles: vec![T::ZERO; n_tiles * n_out.div_ceil(COLUMNS)],
+            // By all cores: fresh memory comes slowly.
+            tiles: rayon::iter::repeat_n(T::ZERO, n_tiles * n_out.div_ceil(COLUMNS)).collect(),
             n_in,
             n_out,
             level,
@@ -163,36 +173,6 @@ impl<T: Tile + Product> Packed<T> {
     /// Tiles of a panel.
     fn n_tiles(&self) -> usize {
         self.n_in.div_ceil(BLOCK).div_ceil(T::N_BLOCKS)
-    }
-
-    /// Memory of the weights.
-    pub(super) fn n_bytes(&self) -> usize {
-        size_of_val(self.tiles.as_slice())
-    }
-
-    /// The products `[n, n_out]` of rows `x`, `[n, n_in]`, plus `bias`, `[n_out]`.
-    pub(super) fn multiply(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-        let n_rows = x.len() / self.n_in;
-        let n_values = n_rows * self.n_out;
-        let mut out: Vec<f32> = Vec::with_capacity(n_values);
-        let rows = self.quantize(x);
-        let work = Work {
-            matrix: self,
-            rows: &rows,
-            bias,
-            out: out.as_mut_ptr(),
-        };
-        let tasks = self.tasks(n_rows);
-        if n_rows * self.n_in * self.n_out < N_SERIAL_PRODUCTS {
-            for task in &tasks {
-                work.run(task);
-            }
-        } else {
-            tasks.par_iter().for_each(|task| work.run(task));
-        }
-        // SAFETY: `out` has that capacity, and the tasks cover every row and column.
-        unsafe { out.set_len(n_values) };
-        out
     }
 
     fn quantize(&self, x: &[f32]) -> Vec<u32> {
@@ -228,6 +208,36 @@ impl<T: Tile + Product> Packed<T> {
             }
         }
         tasks
+    }
+}
+
+impl<T: Tile + Product> Multiply for Packed<T> {
+    fn multiply(&self, x: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let n_rows = x.len() / self.n_in;
+        let n_values = n_rows * self.n_out;
+        let mut out: Vec<f32> = Vec::with_capacity(n_values);
+        let rows = self.quantize(x);
+        let work = Work {
+            matrix: self,
+            rows: &rows,
+            bias,
+            out: out.as_mut_ptr(),
+        };
+        let tasks = self.tasks(n_rows);
+        if n_rows * self.n_in * self.n_out < N_SERIAL_PRODUCTS {
+            for task in &tasks {
+                work.run(task);
+            }
+        } else {
+            tasks.par_iter().for_each(|task| work.run(task));
+        }
+        // SAFETY: `out` has that capacity, and the tasks cover every row and column.
+        unsafe { out.set_len(n_values) };
+        out
+    }
+
+    fn n_bytes(&self) -> usize {
+        size_of_val(self.tiles.as_slice())
     }
 }
 

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::kernel::Level;
 use super::packed::Packed;
-use super::tiles::{BLOCK, Flat4, Tile4, Tile6, Tile8};
+use super::tiles::{BLOCK, FLAT_BLOCKS, Five, Flat4, N_SUBBLOCKS, Tile4, Tile6, Tile8};
 use super::{Form, QuantizedMatrix};
 
 /// Weights that one core dequantizes at a time.
@@ -81,7 +81,7 @@ fn tensor(
 ) -> Result<QTensor> {
     // Candle reads blocks in place and wants them where their type may lie.
     let words: Vec<u64>;
-    let aligned = if bytes.as_ptr().cast::<u64>().is_aligned() {
+    let aligned = if bytes.as_ptr().addr().is_multiple_of(align_of::<u64>()) {
         bytes
     } else {
         let mut bytes = bytes.to_vec();
@@ -162,8 +162,8 @@ impl Groups<'_> {
 }
 
 impl QuantizedMatrix {
-    /// Takes over weights of ggml's. On a processor with our kernel `q8_0`, `q5_0`, `q4_0`,
-    /// `q4_1`, `q4_k` and `q6_k` go there; candle multiplies the others, and everything
+    /// Takes over weights of ggml's. On a processor with our kernel `q8_0`, `q6_k` and those of
+    /// five and four bits go there; candle multiplies `q3_k` and `q2_k`, and everything
     /// elsewhere, which is slower but as exact.
     ///
     /// # Errors
@@ -188,7 +188,7 @@ impl QuantizedMatrix {
         } = blocks;
         let shape = [n_out, n_in];
         Some(match format {
-            GgmlDType::Q8_0 => Form::Eights(Packed::of_blocks(
+            GgmlDType::Q8_0 => Form::of(Packed::of_blocks(
                 level,
                 bytes,
                 shape,
@@ -197,22 +197,38 @@ impl QuantizedMatrix {
                     tile.put_quants(column, scale, quants);
                 },
             )),
-            GgmlDType::Q5_0 => Form::Eights(Packed::of_blocks(
+            GgmlDType::Q5_1 => Form::of(Packed::of_blocks(
                 level,
                 bytes,
                 shape,
-                |tile: &mut Tile8, column, _, block: &[u8; 22]| {
-                    let (scale, rest) = half_and::<20>(block);
-                    let high = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
-                    let mut quants = nibbles(&rest[4..]);
-                    for (input, quant) in quants.iter_mut().enumerate() {
-                        let high = (high >> input & 1) as u8;
-                        *quant = (*quant | high << 4).wrapping_sub(16);
-                    }
-                    tile.put_quants(column, scale, &quants);
+                |tile: &mut Five<Flat4<u16>, FLAT_BLOCKS>, column, place, block: &[u8; 24]| {
+                    let (scale, rest) = half_and::<22>(block);
+                    let min = u16::from_le_bytes([rest[0], rest[1]]) ^ SIGN;
+                    let quants = nibbles(&rest[6..]);
+                    tile.fours.put(column, place, &quants, scale, min);
+                    let bits = u32::from_le_bytes([rest[2], rest[3], rest[4], rest[5]]);
+                    tile.put_fifths(column, place, bits);
                 },
             )),
-            GgmlDType::Q4_0 => Form::Zeros(Packed::of_blocks(
+            GgmlDType::Q5_0 => Form::of(Packed::of_blocks(
+                level,
+                bytes,
+                shape,
+                |tile: &mut Five<Flat4<u8>, FLAT_BLOCKS>, column, place, block: &[u8; 22]| {
+                    let (scale, rest) = half_and::<20>(block);
+                    let quants = nibbles(&rest[4..]);
+                    tile.fours.put(column, place, &quants, scale, 16);
+                    let bits = u32::from_le_bytes([rest[0], rest[1], rest[2], rest[3]]);
+                    tile.put_fifths(column, place, bits);
+                },
+            )),
+            GgmlDType::Q5K => Form::of(Packed::of_blocks(
+                level,
+                bytes,
+                shape,
+                |tile: &mut Five<Tile4, N_SUBBLOCKS>, column, _, block| tile.put(column, block),
+            )),
+            GgmlDType::Q4_0 => Form::of(Packed::of_blocks(
                 level,
                 bytes,
                 shape,
@@ -221,7 +237,7 @@ impl QuantizedMatrix {
                     tile.put(column, place, &nibbles(quants), scale, 8);
                 },
             )),
-            GgmlDType::Q4_1 => Form::Mins(Packed::of_blocks(
+            GgmlDType::Q4_1 => Form::of(Packed::of_blocks(
                 level,
                 bytes,
                 shape,
@@ -232,13 +248,13 @@ impl QuantizedMatrix {
                     tile.put(column, place, &nibbles(&rest[2..]), scale, min);
                 },
             )),
-            GgmlDType::Q4K => Form::Fours(Packed::of_blocks(
+            GgmlDType::Q4K => Form::of(Packed::of_blocks(
                 level,
                 bytes,
                 shape,
                 |tile: &mut Tile4, column, _, block| tile.put(column, block),
             )),
-            GgmlDType::Q6K => Form::Sixes(Packed::of_blocks(
+            GgmlDType::Q6K => Form::of(Packed::of_blocks(
                 level,
                 bytes,
                 shape,
@@ -274,7 +290,7 @@ impl QuantizedMatrix {
         let level = Level::detect().filter(|_| device.is_cpu());
         let mut matrix = match level {
             Some(level) => {
-                let form = Form::Zeros(Self::packed_groups(&groups, level));
+                let form = Form::of(Self::packed_groups(&groups, level));
                 Self::of_form(form, groups.n_in, groups.n_out)
             }
             None => Self::groups_by_candle(&groups, device)?,
@@ -291,8 +307,8 @@ impl QuantizedMatrix {
             for block in 0..groups.n_in.div_ceil(BLOCK) {
                 let (scale, zero) = groups.of_block(output, block);
                 let quants = groups.quants(output, block);
-                let tile = &mut tiles[block / super::tiles::FLAT_BLOCKS];
-                let place = block % super::tiles::FLAT_BLOCKS;
+                let tile = &mut tiles[block / FLAT_BLOCKS];
+                let place = block % FLAT_BLOCKS;
                 tile.put(column, place, &quants, scale, zero);
             }
         })

@@ -17,7 +17,7 @@ pub(super) const BLOCK: usize = 32;
 /// Inputs that share the scale of their scales, in 4 bits.
 pub(super) const SUPERBLOCK: usize = 256;
 
-const N_SUBBLOCKS: usize = SUPERBLOCK / BLOCK;
+pub(super) const N_SUBBLOCKS: usize = SUPERBLOCK / BLOCK;
 
 /// Bytes of one [`SUPERBLOCK`] of `q4_k` as ggml lays it out: two f16, twelve bytes of
 /// 6-bit scales, 128 bytes of 4-bit weights.
@@ -25,6 +25,10 @@ pub(super) const SUPERBLOCK_BYTES: usize = 4 + 12 + SUPERBLOCK / 2;
 
 /// Inputs that share a scale in `q6_k`.
 pub(super) const HALF: usize = 16;
+
+/// Bytes of one [`SUPERBLOCK`] of `q5_k` as ggml lays it out: as `q4_k`, with the fifth bits
+/// before the others.
+pub(super) const SUPERBLOCK5_BYTES: usize = SUPERBLOCK_BYTES + SUPERBLOCK / 8;
 
 /// Bytes of one [`SUPERBLOCK`] of `q6_k` as ggml lays it out: the low four bits, the high
 /// two, 8-bit scales, one f16.
@@ -85,6 +89,17 @@ pub(super) struct Flat4<O> {
     pub(super) scales: [[u16; COLUMNS]; FLAT_BLOCKS],
     /// By block and output; bits where they are f16.
     pub(super) offsets: [[O; COLUMNS]; FLAT_BLOCKS],
+}
+
+/// A tile of 4-bit weights with a fifth bit for each: `q5_k`, `q5_1`, `q5_0`. `N` is the tile's
+/// number of blocks.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(super) struct Five<T, const N: usize> {
+    pub(super) fours: T,
+    /// By block: `[output][input % 4]`, a bit for each four of inputs. Those of the first four
+    /// fours are the high bits.
+    pub(super) fifths: [[u8; 4 * COLUMNS]; N],
 }
 
 /// Blocks of a [`Flat4`]: with two, no byte of its alignment is lost.
@@ -150,6 +165,49 @@ impl<O: Offset> Tile for Flat4<O> {
     };
 }
 
+impl<T: Tile, const N: usize> Tile for Five<T, N> {
+    const N_BLOCKS: usize = T::N_BLOCKS;
+    const ZERO: Self = Self {
+        fours: T::ZERO,
+        fifths: [[0; 4 * COLUMNS]; N],
+    };
+}
+
+impl<T, const N: usize> Five<T, N> {
+    /// Takes over the fifth bits of one output's block, the first input's being the lowest.
+    pub(super) fn put_fifths(&mut self, column: usize, block: usize, bits: u32) {
+        // Four bits, one to each byte.
+        let spread = |four: usize| ((bits >> (4 * four) & 15) * 0x0020_4081) & 0x0101_0101;
+        self.put_fours_fifths(column, block, spread);
+    }
+
+    /// The same, of each four's bits as the lowest of bytes.
+    fn put_fours_fifths(&mut self, column: usize, block: usize, bits: impl Fn(usize) -> u32) {
+        let mut word = 0;
+        for four in 0..BLOCK / 4 {
+            word |= bits(four) << ((four + 4) % 8);
+        }
+        self.fifths[block].as_chunks_mut().0[column] = word.to_le_bytes();
+    }
+}
+
+impl Five<Tile4, N_SUBBLOCKS> {
+    /// Takes over one output's superblock from ggml's layout.
+    pub(super) fn put(&mut self, column: usize, bytes: &[u8; SUPERBLOCK5_BYTES]) {
+        let (head, rest) = bytes.split_at(16);
+        let (fifths, quants) = rest.split_at(BLOCK);
+        let mut four = [0; SUPERBLOCK_BYTES];
+        four[..16].copy_from_slice(head);
+        four[16..].copy_from_slice(quants);
+        self.fours.put(column, &four);
+        let (fours, _) = fifths.as_chunks();
+        for block in 0..N_SUBBLOCKS {
+            let bits = |four: usize| u32::from_le_bytes(fours[four]) >> block & 0x0101_0101;
+            self.put_fours_fifths(column, block, bits);
+        }
+    }
+}
+
 impl Tile8 {
     /// Takes over one output's block: the bits of its scale, f16, and its quants.
     pub(super) fn put_quants(&mut self, column: usize, scale: u16, quants: &[u8; BLOCK]) {
@@ -186,15 +244,27 @@ impl Tile4 {
             let (scale, min) = unpack_scale_and_min(packed, block);
             self.scales[block][column] = scale;
             self.mins[block][column] = min;
-            for input in 0..BLOCK {
-                // 32 bytes hold two blocks, the second in the high bits.
-                let byte = quants[block / 2 * BLOCK + input];
-                let quant = if block % 2 == 0 { byte & 15 } else { byte >> 4 };
-                let eight = block * (BLOCK / 8) + input / 8;
-                let place = &mut self.quants[eight][4 * column + input % 4];
-                *place |= if input % 8 < 4 { quant } else { quant << 4 };
+        }
+        let mut numbers = [0; SUPERBLOCK];
+        let runs = numbers.as_chunks_mut::<{ 2 * BLOCK }>().0.iter_mut();
+        for (run, bytes) in runs.zip(quants.as_chunks::<BLOCK>().0) {
+            // 32 bytes hold two blocks, the second in the high bits.
+            let (first, second) = run.split_at_mut(BLOCK);
+            for place in 0..BLOCK {
+                (first[place], second[place]) = (bytes[place] & 15, bytes[place] >> 4);
             }
         }
+        put_fours(&mut self.quants, column, &numbers);
+    }
+}
+
+/// Writes a column's numbers of four bits, two a byte: of each eight, one of the first four
+/// with one of the last.
+fn put_fours(rows: &mut [[u8; 4 * COLUMNS]], column: usize, numbers: &[u8]) {
+    for (row, eight) in rows.iter_mut().zip(numbers.as_chunks::<8>().0) {
+        let low = u32::from_le_bytes([eight[0], eight[1], eight[2], eight[3]]);
+        let high = u32::from_le_bytes([eight[4], eight[5], eight[6], eight[7]]);
+        row.as_chunks_mut().0[column] = (low | high << 4).to_le_bytes();
     }
 }
 
@@ -208,16 +278,30 @@ impl Tile6 {
         for (own, scale) in self.scales.iter_mut().zip(scales) {
             own[column] = *scale as i8;
         }
-        for input in 0..SUPERBLOCK {
-            // 128 weights share 64 and 32 bytes: four runs of 32, the latter two's low bits in
-            // the high halves of bytes.
-            let (part, run, place) = (input / 128, input / BLOCK % 4, input % BLOCK);
-            let byte = low[64 * part + BLOCK * (run % 2) + place];
-            let low = if run < 2 { byte & 15 } else { byte >> 4 };
-            let high = high[BLOCK * part + place] >> (2 * run) & 3;
-            let place = 4 * column + input % 4;
-            self.low[input / 8][place] |= if input % 8 < 4 { low } else { low << 4 };
-            self.high[input / HALF][place] |= high << (2 * (input % HALF / 4));
+        // 128 weights share 64 and 32 bytes: four runs of 32, the latter two's low bits in the
+        // high halves of bytes.
+        let (mut lows, mut highs) = ([0; SUPERBLOCK], [0; SUPERBLOCK]);
+        for part in 0..SUPERBLOCK / 128 {
+            let (low, high) = (&low[64 * part..][..64], &high[32 * part..][..32]);
+            let lows = lows[128 * part..][..128].as_chunks_mut::<BLOCK>().0;
+            let highs = highs[128 * part..][..128].as_chunks_mut::<BLOCK>().0;
+            for place in 0..BLOCK {
+                lows[0][place] = low[place] & 15;
+                lows[1][place] = low[BLOCK + place] & 15;
+                lows[2][place] = low[place] >> 4;
+                lows[3][place] = low[BLOCK + place] >> 4;
+                for (run, highs) in highs.iter_mut().enumerate() {
+                    highs[place] = high[place] >> (2 * run) & 3;
+                }
+            }
+        }
+        put_fours(&mut self.low, column, &lows);
+        for (row, half) in self.high.iter_mut().zip(highs.as_chunks::<HALF>().0) {
+            let mut word = 0;
+            for (four, bytes) in half.as_chunks().0.iter().enumerate() {
+                word |= u32::from_le_bytes(*bytes) << (2 * four);
+            }
+            row.as_chunks_mut().0[column] = word.to_le_bytes();
         }
     }
 }
@@ -234,12 +318,8 @@ impl<O: Offset> Flat4<O> {
     ) {
         self.scales[block][column] = scale;
         self.offsets[block][column] = offset;
-        let eights = self.quants[block * (BLOCK / 8)..].iter_mut();
-        for (bytes, quants) in eights.zip(quants.as_chunks::<8>().0) {
-            for input in 0..4 {
-                bytes[4 * column + input] = quants[input] | quants[input + 4] << 4;
-            }
-        }
+        let rows = &mut self.quants[block * (BLOCK / 8)..][..BLOCK / 8];
+        put_fours(rows, column, quants);
     }
 }
 
@@ -269,6 +349,7 @@ fn largest_magnitude(values: &[f32; BLOCK]) -> f32 {
 /// The nearest whole number, halves away from zero, of a value within ±2^22. Adding 1.5 *
 /// 2^23 leaves the nearest in the low bits, of two the even one; what a half lost there
 /// comes back.
+#[allow(clippy::float_cmp, reason = "halves are exact")]
 fn round(value: f32) -> i32 {
     let sum = value + MAGIC;
     let lost = value - (sum - MAGIC);

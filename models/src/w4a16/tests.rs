@@ -9,6 +9,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use super::*;
 use crate::checkpoint::Checkpoint;
 use crate::loader::canonical_qwen_name;
+use crate::quantized::stored::tests::Numbers;
 
 const N_IN: usize = 128;
 const N_OUT: usize = 40;
@@ -117,7 +118,7 @@ impl Case {
     fn usual_scales(&self) -> Vec<u8> {
         let n_groups = N_IN.div_ceil(self.group_size);
         let all = (0..n_groups * N_OUT).map(|index| scale(index / N_OUT, index % N_OUT));
-        all.flat_map(|scale| scale.to_le_bytes()).collect()
+        all.flat_map(f16::to_le_bytes).collect()
     }
 
     /// Opens it, compares the floats to the bit and the product with rows.
@@ -233,4 +234,45 @@ fn what_is_not_computed_is_refused_by_the_name_of_its_field() {
     );
     let error = case(false, 32, r#"{"bits": "four"}"#).refusal();
     assert!(error.starts_with("malformed JSON"), "{error}");
+}
+
+#[test]
+fn no_damage_to_a_header_is_worse_than_an_error() {
+    let mut case = case(false, 32, "{}");
+    case.groups = Some(
+        (0..N_IN as i32)
+            .map(|input| input * 37 % 128 / 32)
+            .collect(),
+    );
+    let folder = case.write((Dtype::F16, &case.usual_scales()));
+    let path = folder.path().join("model.safetensors");
+    let whole = fs::read(&path).unwrap();
+    let n_header = 8 + usize::from(whole[0]) + 256 * usize::from(whole[1]);
+    let mut numbers = Numbers(5);
+    let mut n_opened = 0;
+    for _ in 0..3000 {
+        let mut bytes = whole.clone();
+        // Digits of shapes, types and names; and of `g_idx`, which lies somewhere after.
+        for _ in 0..=numbers.below(3) {
+            let end = if numbers.below(4) == 0 {
+                bytes.len()
+            } else {
+                n_header
+            };
+            let place = numbers.below(end as u32) as usize;
+            bytes[place] = match numbers.below(3) {
+                0 => b'0' + numbers.below(10) as u8,
+                1 => bytes[place] ^ 1 << numbers.below(8),
+                _ => numbers.next() as u8,
+            };
+        }
+        fs::write(&path, bytes).unwrap();
+        let Ok(checkpoint) = Checkpoint::open(folder.path(), canonical_qwen_name) else {
+            continue;
+        };
+        n_opened += 1;
+        let _ = checkpoint.matrix(NAME, &Device::Cpu);
+        let _ = checkpoint.tensor(NAME, DType::F32, &Device::Cpu);
+    }
+    assert!(n_opened > 100, "{n_opened}");
 }

@@ -8,9 +8,11 @@ use crate::quantized::kernel::Level;
 use crate::quantized::tests::{levels, product, random, relative_error, rounded};
 
 /// Formats that our kernel multiplies.
-const OURS: [GgmlDType; 6] = [
+const OURS: [GgmlDType; 8] = [
     GgmlDType::Q8_0,
     GgmlDType::Q5_0,
+    GgmlDType::Q5_1,
+    GgmlDType::Q5K,
     GgmlDType::Q4_0,
     GgmlDType::Q4_1,
     GgmlDType::Q4K,
@@ -18,12 +20,7 @@ const OURS: [GgmlDType; 6] = [
 ];
 
 /// Formats that candle multiplies.
-const CANDLES: [GgmlDType; 4] = [
-    GgmlDType::Q5_1,
-    GgmlDType::Q2K,
-    GgmlDType::Q3K,
-    GgmlDType::Q5K,
-];
+const CANDLES: [GgmlDType; 2] = [GgmlDType::Q2K, GgmlDType::Q3K];
 
 /// Numbers that look random, the same each time.
 pub(crate) struct Numbers(pub(crate) u64);
@@ -89,7 +86,14 @@ pub(crate) fn plainly(format: GgmlDType, block: &[u8]) -> Vec<f64> {
                 (nibble(block[6 + i % 16], i >= 16) + 16.0 * f64::from(fifth) - 16.0) * half(0)
             })
             .collect(),
-        GgmlDType::Q4K => (0..256)
+        GgmlDType::Q5_1 => (0..32)
+            .map(|i| {
+                let fifth = block[4 + i / 8] >> (i % 8) & 1;
+                let quant = nibble(block[8 + i % 16], i >= 16) + 16.0 * f64::from(fifth);
+                quant * half(0) + half(2)
+            })
+            .collect(),
+        GgmlDType::Q4K | GgmlDType::Q5K => (0..256)
             .map(|i| {
                 let (sub, packed) = (i / 32, &block[4..16]);
                 let (scale, min) = if sub < 4 {
@@ -100,7 +104,13 @@ pub(crate) fn plainly(format: GgmlDType, block: &[u8]) -> Vec<f64> {
                         packed[sub + 4] >> 4 | packed[sub] >> 6 << 4,
                     )
                 };
-                let quant = nibble(block[16 + sub / 2 * 32 + i % 32], sub % 2 == 1);
+                let (start, fifth) = if format == GgmlDType::Q5K {
+                    (48, block[16 + i % 32] >> sub & 1)
+                } else {
+                    (16, 0)
+                };
+                let quant = nibble(block[start + sub / 2 * 32 + i % 32], sub % 2 == 1)
+                    + 16.0 * f64::from(fifth);
                 half(0) * f64::from(scale) * quant - half(2) * f64::from(min)
             })
             .collect(),
@@ -174,7 +184,7 @@ fn matrices(level: Option<Level>) -> Vec<(String, QuantizedMatrix, Vec<Vec<f64>>
             .collect();
         let matrix = match level {
             Some(level) => {
-                let form = Form::Zeros(QuantizedMatrix::packed_groups(&groups, level));
+                let form = Form::of(QuantizedMatrix::packed_groups(&groups, level));
                 QuantizedMatrix::of_form(form, n_in, n_out)
             }
             None => QuantizedMatrix::groups_by_candle(&groups, &Device::Cpu).unwrap(),
