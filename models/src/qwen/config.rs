@@ -260,7 +260,9 @@ impl QwenConfig {
         let text_part = config.get("text_config").unwrap_or(config);
         let text: RawText = serde_json::from_value(text_part.clone()).map_err(json)?;
         let vision = config.get("vision_config").cloned().unwrap_or_default();
-        let vision: RawVision = serde_json::from_value(vision).map_err(json)?;
+        let vision: Option<RawVision> = seeing
+            .map(|_| serde_json::from_value(vision).map_err(json))
+            .transpose()?;
         let number = |keys: &[&str]| {
             let found = keys.iter().find_map(|key| config.get(*key)?.as_u64());
             found.and_then(|number| usize::try_from(number).ok())
@@ -272,7 +274,7 @@ impl QwenConfig {
             .unwrap_or(false);
         let check = Check { path };
         let image_token_id = number(&["image_token_id"]).unwrap_or(151_655);
-        let vision = seeing.map(|generation| check.vision(&vision, generation));
+        let vision = vision.map(|vision| check.vision(&vision, generation));
         let vision = vision.transpose()?;
         let text = check.text(&text, generation, seeing.is_some())?;
         if let Some(vision) = &vision {
