@@ -52,9 +52,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     for batch in [1, 8] {
         let (mut prompt, mut answer) = (0.0_f64, 0.0_f64);
         for round in 0..3 {
-            let requests = (0..batch)
-                .map(|row| request(&generator, batch * 100 + round * 10 + row, n_prompt, n_answer));
-            let (prompt_per_s, answer_per_s) = measure(&mut generator, requests.collect())?;
+            let numbers = (0..batch).map(|row| batch * 100 + round * 10 + row);
+            let requests = numbers.map(|number| request(&generator, number, n_prompt, n_answer));
+            let requests = requests.collect();
+            let (prompt_per_s, answer_per_s) = measure(&mut generator, requests)?;
             prompt = prompt.max(prompt_per_s);
             answer = answer.max(answer_per_s);
         }

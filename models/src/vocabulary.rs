@@ -108,8 +108,10 @@ impl Vocabulary {
                 Some(true) => Piece::Special(name),
                 Some(false) => Piece::Text(name.into_bytes()),
                 None => {
-                    let letters: Option<Vec<u8>> =
-                        name.chars().map(|letter| bytes.get(&letter).copied()).collect();
+                    let letters: Option<Vec<u8>> = name
+                        .chars()
+                        .map(|letter| bytes.get(&letter).copied())
+                        .collect();
                     letters.map_or(Piece::Nothing, Piece::Text)
                 }
             };

@@ -28,7 +28,7 @@ enum Form {
     Json {
         schema: Value,
         /// Reads answers from elsewhere, byte by byte.
-        reader: Mutex<Matcher>,
+        reader: Box<Mutex<Matcher>>,
     },
     OneOf(Vec<String>),
 }
@@ -53,13 +53,15 @@ impl Constraint {
     /// error names it.
     pub fn json_schema(schema: &Value) -> Result<Self, ModelError> {
         let factory = ParserFactory::new_simple(&ApproximateTokEnv::single_byte_env());
-        let reader = factory.map_err(|error| problem(&error)).and_then(|mut factory| {
-            // Others write JSON in more than one line.
-            matcher(&mut factory, schema.clone(), true)
-        })?;
+        let reader = factory
+            .map_err(|error| problem(&error))
+            .and_then(|mut factory| {
+                // Others write JSON in more than one line.
+                matcher(&mut factory, schema.clone(), true)
+            })?;
         let form = Form::Json {
             schema: schema.clone(),
-            reader: Mutex::new(reader),
+            reader: Box::new(Mutex::new(reader)),
         };
         Ok(Self {
             form: Arc::new(form),
@@ -98,19 +100,27 @@ impl Constraint {
                 Err(format!("`{}` is none of {options}", beginning(text)))
             }
             Form::Json { reader, .. } => {
-                let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                let mut reader = reader
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .clone();
                 for (place, byte) in text.bytes().enumerate() {
                     if !matches!(reader.try_consume_tokens(&[u32::from(byte)]), Ok(1)) {
                         let rest = String::from_utf8_lossy(&text.as_bytes()[place..]);
                         let rest = beginning(&rest).to_owned();
-                        return Err(format!("it departs from the schema at byte {place}: `{rest}`"));
+                        return Err(format!(
+                            "it departs from the schema at byte {place}: `{rest}`"
+                        ));
                     }
                 }
                 let ended = reader.is_stopped() || reader.is_accepting().unwrap_or(false);
                 if ended {
                     Ok(())
                 } else {
-                    Err(format!("it ends before the schema does, after {} bytes", text.len()))
+                    Err(format!(
+                        "it ends before the schema does, after {} bytes",
+                        text.len()
+                    ))
                 }
             }
         }
@@ -124,20 +134,29 @@ impl Constraint {
             Form::OneOf(options) => options.as_slice(),
             Form::Json { .. } => &[],
         };
-        options.iter().filter_map(move |option| option.as_bytes().strip_prefix(done))
+        options
+            .iter()
+            .filter_map(move |option| option.as_bytes().strip_prefix(done))
     }
 }
 
 /// The first characters of a text.
 fn beginning(text: &str) -> &str {
-    let end = text.char_indices().nth(N_SHOWN).map_or(text.len(), |(place, _)| place);
+    let end = text
+        .char_indices()
+        .nth(N_SHOWN)
+        .map_or(text.len(), |(place, _)| place);
     &text[..end]
 }
 
 fn problem(error: &dyn fmt::Display) -> GenerateProblem {
     // The library's messages go on with the state of its parser.
     let message = error.to_string();
-    let problem = message.lines().next().unwrap_or_default().trim_end_matches('.');
+    let problem = message
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim_end_matches('.');
     GenerateProblem::Constraint {
         problem: problem.to_owned(),
     }
@@ -221,13 +240,12 @@ impl Grammars {
             Form::Json { schema, .. } => {
                 let known = self.latest.as_ref();
                 let known = known.filter(|(known, _)| Arc::ptr_eq(&known.form, &constraint.form));
-                let matcher = match known {
-                    Some((_, matcher)) => matcher.clone(),
-                    None => {
-                        let matcher = matcher(&mut self.factory, schema.clone(), false)?;
-                        self.latest = Some((constraint.clone(), matcher.clone()));
-                        matcher
-                    }
+                let matcher = if let Some((_, matcher)) = known {
+                    matcher.clone()
+                } else {
+                    let matcher = matcher(&mut self.factory, schema.clone(), false)?;
+                    self.latest = Some((constraint.clone(), matcher.clone()));
+                    matcher
                 };
                 Way::Json(Box::new(matcher))
             }

@@ -87,7 +87,10 @@ impl Sampler {
             candidates.select_nth_unstable_by(top_k - 1, likelier);
             candidates.truncate(top_k);
         }
-        let mut sum: f64 = candidates.iter().map(|(_, chance)| f64::from(*chance)).sum();
+        let mut sum: f64 = candidates
+            .iter()
+            .map(|(_, chance)| f64::from(*chance))
+            .sum();
         if top_p < 1.0 {
             sum = cut(&mut candidates, f64::from(top_p) * sum);
         }
@@ -127,6 +130,10 @@ fn cut(candidates: &mut Vec<(u32, f32)>, enough: f64) -> f64 {
 }
 
 /// Likelier first, of equal chances the lower id.
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "sorting compares by reference"
+)]
 fn likelier(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
@@ -216,13 +223,31 @@ mod tests {
                 assert!((found - expected).abs() < 0.03, "{found} for {expected}");
             }
         };
-        near(shares(sampler(1.0, 1.0, 0, 1), &scores), [0.5, 0.3, 0.15, 0.05]);
-        near(shares(sampler(1.0, 1.0, 2, 2), &scores), [0.625, 0.375, 0.0, 0.0]);
-        near(shares(sampler(1.0, 0.79, 0, 3), &scores), [0.625, 0.375, 0.0, 0.0]);
-        near(shares(sampler(1.0, 0.81, 0, 4), &scores), [0.526, 0.316, 0.158, 0.0]);
-        near(shares(sampler(1.0, 0.01, 0, 5), &scores), [1.0, 0.0, 0.0, 0.0]);
+        near(
+            shares(sampler(1.0, 1.0, 0, 1), &scores),
+            [0.5, 0.3, 0.15, 0.05],
+        );
+        near(
+            shares(sampler(1.0, 1.0, 2, 2), &scores),
+            [0.625, 0.375, 0.0, 0.0],
+        );
+        near(
+            shares(sampler(1.0, 0.79, 0, 3), &scores),
+            [0.625, 0.375, 0.0, 0.0],
+        );
+        near(
+            shares(sampler(1.0, 0.81, 0, 4), &scores),
+            [0.526, 0.316, 0.158, 0.0],
+        );
+        near(
+            shares(sampler(1.0, 0.01, 0, 5), &scores),
+            [1.0, 0.0, 0.0, 0.0],
+        );
         // Chances to the power of two.
-        near(shares(sampler(0.5, 1.0, 0, 6), &scores), [0.685, 0.247, 0.062, 0.007]);
+        near(
+            shares(sampler(0.5, 1.0, 0, 6), &scores),
+            [0.685, 0.247, 0.062, 0.007],
+        );
     }
 
     #[test]

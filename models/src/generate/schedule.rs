@@ -104,20 +104,24 @@ impl Generator {
             .iter()
             .flat_map(|waiting| waiting.images.iter().map(AsRef::as_ref))
             .collect();
-        let computed = self.compute(&prompts, &images).and_then(|(caches, scores)| {
-            let next = self.waiting.front().map(|next| next.prompt.lead());
-            let held = caches.iter().map(KvCache::n_bytes).sum::<usize>() + self.cache_bytes();
-            let room = self.max_cache_bytes.saturating_sub(held);
-            for (waiting, cache) in group.iter().zip(&caches) {
-                let lead = waiting.prompt.lead();
-                self.prefixes.learn(lead, next, cache, &self.shape, room)?;
-            }
-            Ok((caches, scores))
-        });
+        let computed = self
+            .compute(&prompts, &images)
+            .and_then(|(caches, scores)| {
+                let next = self.waiting.front().map(|next| next.prompt.lead());
+                let held = caches.iter().map(KvCache::n_bytes).sum::<usize>() + self.cache_bytes();
+                let room = self.max_cache_bytes.saturating_sub(held);
+                for (waiting, cache) in group.iter().zip(&caches) {
+                    let lead = waiting.prompt.lead();
+                    self.prefixes.learn(lead, next, cache, &self.shape, room)?;
+                }
+                Ok((caches, scores))
+            });
         let (caches, mut scores) = match computed {
             Ok(computed) => computed,
             Err(error) => {
-                let failed = group.into_iter().map(|waiting| failed(&waiting.plan, &error));
+                let failed = group
+                    .into_iter()
+                    .map(|waiting| failed(&waiting.plan, &error));
                 self.events.extend(failed);
                 return;
             }
@@ -193,7 +197,9 @@ impl Generator {
                     vec![running[0].go_on(&mut scores, tokens)]
                 } else {
                     let pairs = running.par_iter_mut().zip(rows);
-                    pairs.map(|(sequence, scores)| sequence.go_on(scores, tokens)).collect()
+                    pairs
+                        .map(|(sequence, scores)| sequence.go_on(scores, tokens))
+                        .collect()
                 };
                 for (sequence, result) in running.into_iter().zip(results) {
                     self.tell(sequence, result);
@@ -215,8 +221,10 @@ impl Generator {
         let (ids, positions): (Vec<u32>, Vec<[u32; 3]>) =
             newest.map(|(id, position)| (id, [position; 3])).unzip();
         let n_tokens = vec![1; ids.len()];
-        let mut caches: Vec<&mut KvCache> =
-            running.iter_mut().map(|sequence| &mut sequence.cache).collect();
+        let mut caches: Vec<&mut KvCache> = running
+            .iter_mut()
+            .map(|sequence| &mut sequence.cache)
+            .collect();
         self.on_cores(|| {
             let decoder = &self.network.decoder;
             let pass = Pass {
@@ -243,7 +251,11 @@ impl Generator {
     }
 
     /// Tells what a token brought; an answer that goes on grows with the others.
-    fn tell(&mut self, mut sequence: Sequence, result: Result<Option<FinishReason>, GenerateProblem>) {
+    fn tell(
+        &mut self,
+        mut sequence: Sequence,
+        result: Result<Option<FinishReason>, GenerateProblem>,
+    ) {
         match result {
             Ok(None) => {
                 self.events.extend(sequence.news());

@@ -49,15 +49,21 @@ impl Generator {
         self.make_room(room)?;
         let images: Vec<&Patches> = request.images.iter().map(AsRef::as_ref).collect();
         let failed = || ModelError::compute("scoring answers");
-        let (mut caches, first) = self.compute(&[(&prompt, room)], &images).map_err(failed())?;
+        let (mut caches, first) = self
+            .compute(&[(&prompt, room)], &images)
+            .map_err(failed())?;
         let cache = &mut caches[0];
         let mut sums = Vec::with_capacity(answers.len());
         for ids in answers {
             cache.truncate(n_prompt);
-            let later = self.follow(&ids, prompt.positions().next, cache).map_err(failed())?;
+            let later = self
+                .follow(&ids, prompt.positions().next, cache)
+                .map_err(failed())?;
             let rows = first.chunks_exact(self.vocab_size);
             let rows = rows.chain(later.chunks_exact(self.vocab_size));
-            let chances = rows.zip(&ids).map(|(scores, id)| sampler::log_chance(scores, *id));
+            let chances = rows
+                .zip(&ids)
+                .map(|(scores, id)| sampler::log_chance(scores, *id));
             let sum: Option<f64> = chances.sum();
             let sum = sum.filter(|sum| sum.is_finite());
             sums.push(sum.ok_or(GenerateProblem::NotFinite { n_tokens: 0 })?);

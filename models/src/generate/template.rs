@@ -83,7 +83,8 @@ impl ChatTemplate {
             .expect("the delimiters are the usual ones");
         environment.set_syntax(syntax);
         environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", |format: &str| calendar::now(format));
         environment.add_filter("tojson", to_json);
@@ -105,8 +106,10 @@ impl ChatTemplate {
 
     /// The prompt of a conversation, ready for the assistant's answer.
     pub(super) fn render(&self, messages: &[Message]) -> Result<String, GenerateProblem> {
-        let messages: Vec<TemplateMessage> =
-            messages.iter().map(|message| self.message(message)).collect();
+        let messages: Vec<TemplateMessage> = messages
+            .iter()
+            .map(|message| self.message(message))
+            .collect();
         let context = context! {
             messages => Value::from(Serde(&messages)),
             add_generation_prompt => true,
@@ -222,7 +225,9 @@ pub(super) fn end_token(folder: &Path) -> Option<String> {
 }
 
 fn failed(error: &Error, path: PathBuf) -> GenerateProblem {
-    let detail = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    let detail = error
+        .detail()
+        .map_or_else(|| error.kind().to_string(), str::to_owned);
     let problem = match error.line() {
         Some(line) => format!("line {line}: {detail}"),
         None => detail,
@@ -237,6 +242,10 @@ fn raise_exception(message: String) -> Result<Value, Error> {
 
 /// JSON as Python writes it, which is what models have seen: a space after separators, and
 /// nothing made safe for HTML.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "a filter's arguments are values"
+)]
 fn to_json(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = kwargs.get("indent")?;
     // Templates pass Python's other settings too, which change nothing that matters here.
@@ -290,10 +299,10 @@ mod tests {
     use super::*;
 
     fn message(role: &str, parts: &[Option<&str>]) -> Message {
-        let part = |part: &Option<&str>| part.map_or(Part::Image, |text| Part::Text(text.into()));
+        let part = |part: Option<&str>| part.map_or(Part::Image, |text| Part::Text(text.into()));
         Message {
             role: role.into(),
-            parts: parts.iter().map(part).collect(),
+            parts: parts.iter().copied().map(part).collect(),
         }
     }
 
@@ -317,9 +326,12 @@ mod tests {
         let question = message("user", &[None, Some("What is it?")]);
         let expected = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What is it?\
             <|im_end|>\n<|im_start|>assistant\n";
-        assert_eq!(read(false).render(&[question.clone()]).unwrap(), expected);
+        assert_eq!(
+            read(false).render(std::slice::from_ref(&question)).unwrap(),
+            expected
+        );
         let system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n";
-        let rendered = read(true).render(&[question.clone()]).unwrap();
+        let rendered = read(true).render(std::slice::from_ref(&question)).unwrap();
         assert_eq!(rendered, format!("{system}{expected}"));
         let own = message("system", &[Some("Be brief.")]);
         let rendered = read(true).render(&[own, question]).unwrap();
@@ -348,12 +360,19 @@ mod tests {
 
     #[test]
     fn what_templates_use_of_python_is_there() {
-        assert_eq!(render("{{ messages[0].content.upper().strip() }}").unwrap(), "HI");
-        assert_eq!(render("{{ {'a': [1, '<é>']} | tojson }}").unwrap(), r#"{"a": [1, "<é>"]}"#);
+        assert_eq!(
+            render("{{ messages[0].content.upper().strip() }}").unwrap(),
+            "HI"
+        );
+        assert_eq!(
+            render("{{ {'a': [1, '<é>']} | tojson }}").unwrap(),
+            r#"{"a": [1, "<é>"]}"#
+        );
         assert_eq!(render("{{ [1] | tojson(indent=2) }}").unwrap(), "[\n  1\n]");
         let year = render("{{ strftime_now('%Y') }}").unwrap();
         assert!(year.parse::<i32>().unwrap() >= 2024, "{year}");
-        let blocks = "  {% if true %}\nx\n  {% endif %}\n{%- for m in messages %}{% break %}{% endfor %}";
+        let blocks =
+            "  {% if true %}\nx\n  {% endif %}\n{%- for m in messages %}{% break %}{% endfor %}";
         assert_eq!(render(blocks).unwrap(), "x\n");
     }
 
@@ -364,8 +383,12 @@ mod tests {
             "the chat template fails (line 2: no tools here): m/chat_template.jinja"
         );
         let error = render("{% if %}").unwrap_err();
-        assert!(error.contains("line 1: ") && error.ends_with("m/chat_template.jinja"), "{error}");
-        let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
+        assert!(
+            error.contains("line 1: ") && error.ends_with("m/chat_template.jinja"),
+            "{error}"
+        );
+        let endless =
+            "{% for a in range(9999) %}{% for b in range(9999) %}{{ b }}{% endfor %}{% endfor %}";
         assert!(render(endless).unwrap_err().contains("fuel"));
     }
 

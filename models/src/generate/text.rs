@@ -160,7 +160,8 @@ mod tests {
 
     #[test]
     fn stop_strings_of_wide_characters_do_not_cut_one() {
-        let (_, text, stopped) = stream(&["ü€"], &["aü".as_bytes(), "ü".as_bytes(), "€".as_bytes()]);
+        let (_, text, stopped) =
+            stream(&["ü€"], &["aü".as_bytes(), "ü".as_bytes(), "€".as_bytes()]);
         assert_eq!((text.as_str(), stopped), ("aü", true));
     }
 }

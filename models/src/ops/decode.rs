@@ -48,7 +48,11 @@ pub(crate) fn attend_kept(q: &Tensor, kept: &[Kept<'_>], scale: f32) -> Result<T
             && n_heads.is_multiple_of(kv_heads)
             && (1..=room).contains(n);
         if !fits {
-            bail!("queries {:?} do not fit {n} of keys {:?}", q.shape(), keys.shape())
+            bail!(
+                "queries {:?} do not fit {n} of keys {:?}",
+                q.shape(),
+                keys.shape()
+            )
         }
     }
     match (q.device(), q.dtype()) {
@@ -98,12 +102,18 @@ fn on_processor(q: &Tensor, kept: &[Kept<'_>], scale: f32) -> Result<Tensor> {
             bail!("there are gaps in what is kept")
         }
     };
-    kept.iter().try_for_each(|kept| stored(kept.keys).and(stored(kept.values)))?;
+    kept.iter()
+        .try_for_each(|kept| stored(kept.keys).and(stored(kept.values)))?;
     let (q_storage, q_layout) = q.storage_and_layout();
     let queries = floats(&q_storage, q_layout)?;
     let guards: Vec<_> = kept
         .iter()
-        .map(|kept| (kept.keys.storage_and_layout(), kept.values.storage_and_layout()))
+        .map(|kept| {
+            (
+                kept.keys.storage_and_layout(),
+                kept.values.storage_and_layout(),
+            )
+        })
         .collect();
     let mut pieces = Vec::new();
     let mut n_pieces = Vec::new(); // Of each sequence and head.
@@ -121,17 +131,23 @@ fn on_processor(q: &Tensor, kept: &[Kept<'_>], scale: f32) -> Result<Tensor> {
             let values = &values[start(values_layout)..][..kept.n * head_dim];
             let size = N_KEYS * head_dim;
             n_pieces.push(kept.n.div_ceil(N_KEYS));
-            pieces.extend(keys.chunks(size).zip(values.chunks(size)).map(|(keys, values)| {
-                Piece {
-                    queries: &queries[first_query..][..group * head_dim],
-                    keys,
-                    values,
-                }
-            }));
+            pieces.extend(
+                keys.chunks(size)
+                    .zip(values.chunks(size))
+                    .map(|(keys, values)| Piece {
+                        queries: &queries[first_query..][..group * head_dim],
+                        keys,
+                        values,
+                    }),
+            );
         }
     }
     let attend = |piece: &Piece<'_>| {
-        Arch::new().dispatch(AttendPiece { piece, head_dim, scale })
+        Arch::new().dispatch(AttendPiece {
+            piece,
+            head_dim,
+            scale,
+        })
     };
     let parts: Vec<Part> = if n_products <= N_PRODUCTS_ALONE {
         pieces.iter().map(attend).collect()
@@ -168,20 +184,22 @@ fn join(mut parts: Vec<Part>, head_dim: usize, output: &mut Vec<f32>) {
     let group = parts.first().map_or(0, |part| part.sums.len());
     for query in 0..group {
         let largest = parts.iter().map(|part| part.largest[query]);
-        let largest = largest.fold(f32::NEG_INFINITY, |a, b| if b > a || b.is_nan() { b } else { a });
+        let largest = largest.fold(
+            f32::NEG_INFINITY,
+            |a, b| if b > a || b.is_nan() { b } else { a },
+        );
         let mut sum = 0.0;
         let own = query * head_dim..(query + 1) * head_dim;
         let start = output.len();
         output.resize(start + head_dim, 0.0);
         for part in &mut parts {
-            let factor = if part.largest[query] == largest {
-                1.0
-            } else {
-                (part.largest[query] - largest).exp()
-            };
+            let factor = (part.largest[query] - largest).exp();
             sum += factor * part.sums[query];
             let values = part.attended[own.clone()].iter();
-            output[start..].iter_mut().zip(values).for_each(|(out, value)| *out += factor * value);
+            output[start..]
+                .iter_mut()
+                .zip(values)
+                .for_each(|(out, value)| *out += factor * value);
         }
         output[start..].iter_mut().for_each(|value| *value /= sum);
     }
@@ -198,7 +216,11 @@ impl WithSimd for AttendPiece<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> Part {
-        let Self { piece, head_dim, scale } = self;
+        let Self {
+            piece,
+            head_dim,
+            scale,
+        } = self;
         let group = piece.queries.len() / head_dim;
         let n_keys = piece.keys.len() / head_dim;
         let mut scores = vec![0.0; group * n_keys]; // [group, keys]
@@ -241,7 +263,11 @@ impl WithSimd for AttendPiece<'_> {
                 }
             }
         }
-        Part { largest, sums, attended }
+        Part {
+            largest,
+            sums,
+            attended,
+        }
     }
 }
 
@@ -250,7 +276,16 @@ impl WithSimd for AttendPiece<'_> {
 fn four_products<S: Simd>(simd: S, query: &[f32], keys: &[f32]) -> [f32; 4] {
     let dim = query.len();
     let (registers, rest) = S::as_simd_f32s(query);
-    let keys: [_; 4] = std::array::from_fn(|key| S::as_simd_f32s(&keys[key * dim..(key + 1) * dim]));
+    let (first, keys) = keys.split_at(dim);
+    let (second, keys) = keys.split_at(dim);
+    let (third, fourth) = keys.split_at(dim);
+    // No closures: they would be compiled for the plainest processor.
+    let keys = [
+        S::as_simd_f32s(first),
+        S::as_simd_f32s(second),
+        S::as_simd_f32s(third),
+        S::as_simd_f32s(fourth),
+    ];
     let mut sums = [simd.splat_f32s(0.0); 4];
     for (index, query) in registers.iter().enumerate() {
         for (sum, (key, _)) in sums.iter_mut().zip(&keys) {
@@ -263,7 +298,12 @@ fn four_products<S: Simd>(simd: S, query: &[f32], keys: &[f32]) -> [f32; 4] {
             *sum = simd.mul_add_e_f32s(rest, simd.partial_load_f32s(key), *sum);
         }
     }
-    sums.map(|sum| simd.reduce_sum_f32s(sum))
+    [
+        simd.reduce_sum_f32s(sums[0]),
+        simd.reduce_sum_f32s(sums[1]),
+        simd.reduce_sum_f32s(sums[2]),
+        simd.reduce_sum_f32s(sums[3]),
+    ]
 }
 
 #[inline(always)]
@@ -305,16 +345,29 @@ fn exponentiate<S: Simd>(simd: S, scores: &mut [f32], scale: f32) -> (f32, f32) 
         *score = (*score - largest).exp();
         sum += *score;
     }
-    (largest, sum + (largest - largest))
+    // An infinite score leaves nothing to weigh by.
+    (largest, if largest.is_finite() { sum } else { f32::NAN })
 }
 
 /// Adds four values `[4, head_dim]` in their weights.
 #[inline(always)]
 fn add_four<S: Simd>(simd: S, out: &mut [f32], values: &[f32], weights: &[f32]) {
     let dim = out.len();
-    let factors: [_; 4] = std::array::from_fn(|value| simd.splat_f32s(weights[value]));
-    let values: [_; 4] =
-        std::array::from_fn(|value| S::as_simd_f32s(&values[value * dim..(value + 1) * dim]));
+    let (first, values) = values.split_at(dim);
+    let (second, values) = values.split_at(dim);
+    let (third, fourth) = values.split_at(dim);
+    let values = [
+        S::as_simd_f32s(first),
+        S::as_simd_f32s(second),
+        S::as_simd_f32s(third),
+        S::as_simd_f32s(fourth),
+    ];
+    let factors = [
+        simd.splat_f32s(weights[0]),
+        simd.splat_f32s(weights[1]),
+        simd.splat_f32s(weights[2]),
+        simd.splat_f32s(weights[3]),
+    ];
     let (registers, rest) = S::as_mut_simd_f32s(out);
     for (index, register) in registers.iter_mut().enumerate() {
         let mut sum = *register;

@@ -94,7 +94,11 @@ impl KvCache {
     pub(crate) fn put(&self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<()> {
         let (n, kv_heads, head_dim) = keys.dims3()?;
         if self.n_tokens + n > self.room {
-            bail!("{} tokens do not fit a cache for {}", self.n_tokens + n, self.room)
+            bail!(
+                "{} tokens do not fit a cache for {}",
+                self.n_tokens + n,
+                self.room
+            )
         }
         let (all_keys, all_values) = &self.layers[layer];
         for (all, new) in [(all_keys, keys), (all_values, values)] {
@@ -159,7 +163,10 @@ mod tests {
         assert_eq!(keys(&cache), [1.0, 2.0, 3.0, -1.0, -2.0, -3.0]);
         assert_eq!(cache.n_bytes(), 4 * 2 * 2 * 2 * 4);
         let error = append(&mut cache, &[4.0, 5.0]).unwrap_err().to_string();
-        assert!(error.contains("5 tokens do not fit a cache for 4"), "{error}");
+        assert!(
+            error.contains("5 tokens do not fit a cache for 4"),
+            "{error}"
+        );
         cache.truncate(1);
         append(&mut cache, &[9.0]).unwrap();
         assert_eq!(keys(&cache), [1.0, 9.0, -1.0, -9.0]);

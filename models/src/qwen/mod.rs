@@ -107,7 +107,10 @@ impl Prompt {
             Part::Text(ids) => Stretch::Text(ids.len()),
             Part::Image(grid) => Stretch::Image(*grid),
         };
-        Positions::of(self.start, &self.parts.iter().map(stretch).collect::<Vec<_>>())
+        Positions::of(
+            self.start,
+            &self.parts.iter().map(stretch).collect::<Vec<_>>(),
+        )
     }
 }
 

@@ -7,7 +7,10 @@ struct Dice(u64);
 
 impl Dice {
     fn below(&mut self, n: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         (self.0 >> 33) as usize % n
     }
 }
@@ -83,13 +86,14 @@ fn a_beginning_in_common_is_computed_once() {
     let mut generator = fixture("qwen3");
     let beginning = "Answer the question about this document in one word, please: ";
     let ask = |rest: &str| question(&format!("{beginning}{rest}"), 4);
-    let prompt = |generator: &Generator, request: &GenerateRequest| {
-        generator.prompt(request).unwrap()
-    };
+    let prompt =
+        |generator: &Generator, request: &GenerateRequest| generator.prompt(request).unwrap();
     let first = ask("who?");
     assert_eq!(generator.n_known(&prompt(&generator, &first)), 0);
     let expected = alone(&mut fixture("qwen3"), &first).token_ids;
-    let answers = generator.generate(vec![first.clone(), ask("when?"), first.clone()]).unwrap();
+    let answers = generator
+        .generate(vec![first.clone(), ask("when?"), first.clone()])
+        .unwrap();
     assert_eq!(answers[0].as_ref().unwrap().token_ids, expected);
     assert_eq!(answers[2].as_ref().unwrap().token_ids, expected);
     let third = prompt(&generator, &ask("where?"));
@@ -105,12 +109,18 @@ fn the_cache_does_not_grow_over_five_hundred_requests() {
     let mut base = None;
     for round in 0..50 {
         let requests = (0..10).map(|index| {
-            question(&format!("The same question again and again, number {round} {index}"), 2)
+            question(
+                &format!("The same question again and again, number {round} {index}"),
+                2,
+            )
         });
         let answers = generator.generate(requests.collect()).unwrap();
         assert!(answers.iter().all(Result::is_ok));
         let bytes = generator.cache_bytes();
-        assert!(*base.get_or_insert(bytes) >= bytes, "{bytes} bytes after round {round}");
+        assert!(
+            *base.get_or_insert(bytes) >= bytes,
+            "{bytes} bytes after round {round}"
+        );
     }
     assert!(generator.is_idle());
 }
@@ -165,7 +175,11 @@ fn a_request_too_large_for_the_cache_is_refused_and_the_others_go_on() {
             100 * bytes
         )
     );
-    assert!(error.hint().starts_with("raise `cache_mb` to 1, or lower"), "{}", error.hint());
+    assert!(
+        error.hint().starts_with("raise `cache_mb` to 1, or lower"),
+        "{}",
+        error.hint()
+    );
 }
 
 #[test]
@@ -206,7 +220,10 @@ fn long_prompts_are_computed_in_stretches() {
         let (requests, _) = conversations(name, &generator);
         let expected = alone(&mut generator, &requests[1]);
         generator.pass_tokens = 7;
-        assert_eq!(alone(&mut generator, &requests[1]).token_ids, expected.token_ids);
+        assert_eq!(
+            alone(&mut generator, &requests[1]).token_ids,
+            expected.token_ids
+        );
     }
 }
 

@@ -11,7 +11,12 @@ fn check_prompt(generator: &Generator, request: &GenerateRequest, expected: &[u3
     assert_eq!(prompt.n_tokens(), expected.len());
     let image = generator.image_token.as_ref().map(|token| {
         let piece = crate::vocabulary::Piece::Special(token.clone());
-        generator.tokens.pieces.iter().position(|own| *own == piece).unwrap() as u32
+        generator
+            .tokens
+            .pieces
+            .iter()
+            .position(|own| *own == piece)
+            .unwrap() as u32
     });
     let text = expected.iter().copied().filter(|id| Some(*id) != image);
     assert!(prompt.text_ids().eq(text));
@@ -30,7 +35,10 @@ fn check_own(name: &str) {
         check_prompt(&generator, request, &prompt);
         assert_eq!(answer.prompt_tokens, prompt.len());
         let again = alone(&mut generator, request);
-        assert_eq!((again.token_ids, again.text), (answer.token_ids, answer.text));
+        assert_eq!(
+            (again.token_ids, again.text),
+            (answer.token_ids, answer.text)
+        );
         let free = GenerateRequest {
             limits: limits(24, 0),
             ..request.clone()
@@ -64,7 +72,10 @@ fn given_answers_are_as_likely_as_the_reference_has_them() {
                 let id = generator.vocabulary.encode(letter).unwrap();
                 assert_eq!(id.len(), 1);
                 let theirs = f64::from(theirs[id[0] as usize]);
-                assert!((ours - theirs).abs() < 1e-4, "{name} {letter}: {ours} for {theirs}");
+                assert!(
+                    (ours - theirs).abs() < 1e-4,
+                    "{name} {letter}: {ours} for {theirs}"
+                );
             }
         }
         // Two tokens are as likely as the first, and the second after it.
@@ -104,9 +115,17 @@ fn check_shared(name: &str, config: Option<&str>) {
     for (index, request) in requests.iter().enumerate() {
         let text = generator.template.render(&request.messages).unwrap();
         assert_eq!(text, prompts["texts"][index].as_str().unwrap());
-        check_prompt(&generator, request, &ids(&expected, &format!("{index}.input_ids")));
+        check_prompt(
+            &generator,
+            request,
+            &ids(&expected, &format!("{index}.input_ids")),
+        );
         let theirs = ids(&expected, &format!("{index}.generated_ids"));
-        assert_eq!(alone(&mut generator, request).token_ids, theirs, "{name} {index}");
+        assert_eq!(
+            alone(&mut generator, request).token_ids,
+            theirs,
+            "{name} {index}"
+        );
     }
     let answers = generator.generate(requests.clone()).unwrap();
     let batch = ids(&expected, "batch.generated_ids");
@@ -115,7 +134,11 @@ fn check_shared(name: &str, config: Option<&str>) {
             2 => ids(&expected, "2.generated_ids"),
             _ => batch[index * 24..(index + 1) * 24].to_vec(),
         };
-        assert_eq!(answer.unwrap().token_ids, theirs, "{name} {index} in a batch");
+        assert_eq!(
+            answer.unwrap().token_ids,
+            theirs,
+            "{name} {index} in a batch"
+        );
     }
     let free = GenerateRequest {
         limits: limits(24, 0),
