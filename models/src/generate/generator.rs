@@ -177,7 +177,8 @@ impl Generator {
         let loader = Loader::new(&model, canonical_qwen_name, &loader_options)?;
         let network = Qwen::load(&config, output, &loader);
         loader.finish()?;
-        let shape = network.decoder.cache_shape();
+        let mut shape = network.decoder.cache_shape();
+        shape.dtype = options.cache_dtype(shape.dtype);
         let patches = config.vision.as_ref();
         Ok(Self {
             patches: patches.map(|vision| (vision.patch, vision.merge)),

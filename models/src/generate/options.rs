@@ -1,5 +1,7 @@
 //! How a generator is loaded.
 
+use candle_core::DType;
+
 use crate::device::Device;
 use crate::loader::{Dtype, LoaderOptions, Quantization};
 
@@ -10,7 +12,8 @@ pub struct GeneratorOptions {
     pub device: Device,
     /// What to compute in. `None`: f32 on the processor, bf16 on a device.
     pub dtype: Option<Dtype>,
-    /// Weights of the language model in fewer bits. Its output layer becomes `q8_0` then.
+    /// Weights of the language model in fewer bits. Its output layer becomes `q8_0` then, and
+    /// keys and values are kept in 16 bits.
     pub quantize: Option<Quantization>,
     /// Quantizes the vision tower as well.
     pub quantize_vision: bool,
@@ -60,6 +63,15 @@ impl GeneratorOptions {
             Device::Cuda(_) | Device::Metal => 8192,
         };
         self.cache_mb.unwrap_or(usual) as usize * (1 << 20)
+    }
+
+    /// In which keys and values are kept. Weights in fewer bits lose more than they do in 16,
+    /// and with several answers at once there is more to read of them than of weights.
+    pub(super) fn cache_dtype(&self, network: DType) -> DType {
+        match self.quantize {
+            Some(_) if network == DType::F32 => DType::F16,
+            _ => network,
+        }
     }
 
     /// Tokens of prompts that are computed at once: more would fill the memory, not the cores.

@@ -227,7 +227,8 @@ impl Decoder {
         for (new, cache) in new.iter().zip(caches) {
             let n = cache.n_tokens() + new.len();
             let (keys, values) = cache.layer(layer);
-            let rows = |x: &Tensor| x.narrow(1, 0, n)?.transpose(0, 1); // [n, kv_heads, head_dim]
+            // [n, kv_heads, head_dim]
+            let rows = |x: &Tensor| x.narrow(1, 0, n)?.to_dtype(q.dtype())?.transpose(0, 1);
             let span = Span {
                 queries: 0..new.len(),
                 keys: 0..n,

@@ -84,6 +84,18 @@ fn single_queries_attend_to_all_that_is_kept_however_long() {
             // Alone it is the same to the bit.
             let alone = attend_kept(&q.narrow(0, row, 1).unwrap(), &[stored.kept()], 0.7).unwrap();
             assert_eq!(flat(&alone), flat(&own));
+            // In 16 bits it is what they are, in 32.
+            let narrow = |x: &Tensor| x.to_dtype(DType::F16).unwrap();
+            let wide = |x: &Tensor| x.to_dtype(DType::F32).unwrap();
+            let (keys, values) = (narrow(&stored.keys), narrow(&stored.values));
+            let (wide_keys, wide_values) = (wide(&keys), wide(&values));
+            let q = q.narrow(0, row, 1).unwrap();
+            let n = stored.n;
+            let attend = |keys, values| {
+                let kept = Kept { keys, values, n };
+                flat(&attend_kept(&q, &[kept], 0.7).unwrap())
+            };
+            assert_eq!(attend(&keys, &values), attend(&wide_keys, &wide_values));
         }
     }
 }
