@@ -17,6 +17,9 @@ use crate::loader::{Loader, Quantization};
 use crate::ops::{self, Kept, Mask, Span};
 use crate::quantized::QuantizedMatrix;
 
+/// Rows whose product takes so little time that the cores would wait for each other after it.
+const FEW_ROWS: usize = 64;
+
 pub(crate) struct Decoder {
     config: TextConfig,
     embeddings: Tensor, // [vocab, hidden]
@@ -296,9 +299,15 @@ impl Layer {
                 .forward(&normed)?
                 .reshape((n, n_heads, config.head_dim))
         };
-        let mut q = heads(&self.q, config.n_heads)?;
-        let mut k = heads(&self.k, config.n_kv_heads)?;
-        let v = heads(&self.v, config.n_kv_heads)?;
+        let (q, (k, v)) = together(
+            x,
+            || heads(&self.q, config.n_heads),
+            || {
+                let k = heads(&self.k, config.n_kv_heads);
+                (k, heads(&self.v, config.n_kv_heads))
+            },
+        );
+        let (mut q, mut k, v) = (q?, k?, v?);
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             let normed = |x: &Tensor, weight| {
                 let rows = x.reshape(((), config.head_dim))?; // [tokens * heads, head_dim]
@@ -313,7 +322,26 @@ impl Layer {
     fn rest(&self, x: &Tensor, attended: &Tensor, epsilon: f32) -> Result<Tensor> {
         let x = ops::add(self.output.forward(attended)?, x)?;
         let normed = ops::rms_norm(&x, &self.norm2, epsilon)?;
-        let gated = ops::silu_mul(&self.gate.forward(&normed)?, &self.up.forward(&normed)?)?;
+        let (gate, up) = together(
+            &x,
+            || self.gate.forward(&normed),
+            || self.up.forward(&normed),
+        );
+        let gated = ops::silu_mul(&gate?, &up?)?;
         ops::add(self.down.forward(&gated)?, &x)
+    }
+}
+
+/// Two products of the same rows, of few rows on the processor at once.
+fn together<A: Send, B: Send>(
+    rows: &Tensor,
+    first: impl FnOnce() -> A + Send,
+    second: impl FnOnce() -> B + Send,
+) -> (A, B) {
+    let few = rows.dims().first().is_some_and(|n| *n <= FEW_ROWS);
+    if few && rows.device().is_cpu() {
+        rayon::join(first, second)
+    } else {
+        (first(), second())
     }
 }
