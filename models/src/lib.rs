@@ -1,4 +1,4 @@
-//! The networks pagemill runs, on candle: text in, vectors out.
+//! The networks pagemill runs, on candle: pages and text in, vectors or text out.
 //!
 //! The crate knows no pipeline. A caller goes through it in this order:
 //!
@@ -13,6 +13,9 @@
 //! 4. Chunks become vectors: [`TextEncoder::encode`], or [`TextEncoder::encode_each`] where
 //!    one bad text must not take the others with it.
 //!
+//! Pages become vectors by an [`Encoder`], and text by a [`Generator`], which answers many
+//! requests at once.
+//!
 //! Everything that fails is a [`ModelError`], whose [`hint`](ModelError::hint) says what to
 //! do.
 //!
@@ -22,7 +25,8 @@
 //! `bert` is the network in two forms: on the processor our own, over texts packed end to
 //! end, whose steps between matrix products are in `fused`, on top of `simd` and
 //! `attention`; on any other device candle-transformers' `BertModel`, over texts padded to
-//! the longest. Both give the same vectors to rounding. No type of candle or tokenizers
+//! the longest. Both give the same vectors to rounding. `qwen` are the networks that read
+//! pages, and `generate` makes text with them. No type of candle or tokenizers
 //! leaves the crate.
 //!
 //! Larger networks take their weights from a `loader`, whose `checkpoint` knows safetensors,

@@ -35,6 +35,11 @@ impl Linear {
         }
     }
 
+    /// Whether its weight has fewer bits than floats.
+    pub(crate) fn is_quantized(&self) -> bool {
+        matches!(self.weight, Weight::Quantized(_))
+    }
+
     /// Of a quantized weight, and `bias` `[out]` of the type that rows will have.
     pub(crate) fn quantized(weight: QuantizedMatrix, bias: Option<Tensor>) -> Self {
         Self {

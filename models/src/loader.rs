@@ -214,6 +214,32 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// The output layer of weight `name`, `[n_out, n_in]`, if the files have it in fewer bits,
+    /// or `format` says that it gets them.
+    pub(crate) fn output(
+        &self,
+        name: &str,
+        n_in: usize,
+        n_out: usize,
+        format: Option<Quantization>,
+    ) -> Option<Linear> {
+        // What does not fit is told where the floats are asked for.
+        if self.shape(name) != Some(&[n_out, n_in][..]) {
+            return None;
+        }
+        let changed = self.adapter.as_ref().is_some_and(|own| own.changes(name));
+        let mut quantized = None;
+        if !self.dequantize && !changed {
+            quantized = self.note(self.weights.matrix(name, &self.device)).flatten();
+        }
+        if let (None, Some(format)) = (&quantized, format) {
+            quantized = self.quantized(name, format);
+        }
+        let quantized = quantized?;
+        self.count(quantized.n_bytes());
+        Some(Linear::quantized(quantized, None))
+    }
+
     /// What a linear map's weight becomes.
     fn quantization(&self, name: &str) -> Option<Quantization> {
         let vision = self.quantize_vision && name.starts_with(QUANTIZED_VISION);

@@ -96,6 +96,11 @@ impl Expected {
         self.integers.insert("attention_mask".into(), mask);
     }
 
+    /// What the file's metadata has as JSON.
+    pub(crate) fn json(&self, key: &str) -> serde_json::Value {
+        serde_json::from_str(&self.metadata[key]).unwrap()
+    }
+
     /// A list of strings in the file's metadata.
     pub(crate) fn strings(&self, key: &str) -> Vec<String> {
         serde_json::from_str(&self.metadata[key]).unwrap()

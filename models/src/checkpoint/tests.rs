@@ -9,7 +9,7 @@ use super::*;
 use crate::loader::{Loader, LoaderOptions, canonical_qwen_name};
 use crate::open::ModelFolders;
 use crate::qwen::config::QwenConfig;
-use crate::qwen::decoder::{Decoder, Pass};
+use crate::qwen::decoder::{Decoder, Output, Pass};
 use crate::reference::{Expected, difference, shared};
 
 /// A config that the language model can be loaded by, whatever network it is of.
@@ -38,7 +38,7 @@ fn logits(folder: &Path, expected: &Expected, dequantize: bool) -> (Vec<f32>, us
     };
     let config = config(folder);
     let loader = Loader::new(&model, canonical_qwen_name, &options).unwrap();
-    let decoder = Decoder::load(&config, true, &loader);
+    let decoder = Decoder::load(&config, Output::Kept, &loader);
     let in_memory = loader.finish().unwrap();
     assert!(in_memory.time.as_secs() < 60);
     let (_, ids) = expected.integers("input_ids");

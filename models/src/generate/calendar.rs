@@ -58,9 +58,8 @@ fn print(format: &str, seconds: u64) -> String {
             Some('b') => month_name[..3].to_owned(),
             Some('A') => day_name.to_owned(),
             Some('a') => day_name[..3].to_owned(),
-            Some('%') => "%".to_owned(),
+            Some('%') | None => "%".to_owned(),
             Some(other) => format!("%{other}"),
-            None => "%".to_owned(),
         };
         text.push_str(&part);
     }

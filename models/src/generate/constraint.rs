@@ -28,7 +28,7 @@ enum Form {
     Json {
         schema: Value,
         /// Reads answers from elsewhere, byte by byte.
-        reader: Mutex<Matcher>,
+        reader: Box<Mutex<Matcher>>,
     },
     OneOf(Vec<String>),
 }
@@ -61,7 +61,7 @@ impl Constraint {
             })?;
         let form = Form::Json {
             schema: schema.clone(),
-            reader: Mutex::new(reader),
+            reader: Box::new(Mutex::new(reader)),
         };
         Ok(Self {
             form: Arc::new(form),
@@ -240,13 +240,12 @@ impl Grammars {
             Form::Json { schema, .. } => {
                 let known = self.latest.as_ref();
                 let known = known.filter(|(known, _)| Arc::ptr_eq(&known.form, &constraint.form));
-                let matcher = match known {
-                    Some((_, matcher)) => matcher.clone(),
-                    None => {
-                        let matcher = matcher(&mut self.factory, schema.clone(), false)?;
-                        self.latest = Some((constraint.clone(), matcher.clone()));
-                        matcher
-                    }
+                let matcher = if let Some((_, matcher)) = known {
+                    matcher.clone()
+                } else {
+                    let matcher = matcher(&mut self.factory, schema.clone(), false)?;
+                    self.latest = Some((constraint.clone(), matcher.clone()));
+                    matcher
                 };
                 Way::Json(Box::new(matcher))
             }

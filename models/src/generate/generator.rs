@@ -9,16 +9,16 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::constraint::Grammars;
+use super::options::GeneratorOptions;
 use super::prefix::Prefixes;
 use super::problem::GenerateProblem;
 use super::request::{Event, GenerateRequest, Generated, RequestId, Sampling};
 use super::schedule::Waiting;
 use super::sequence::{Plan, Sequence, Tokens};
 use super::template::{self, ChatTemplate};
-use crate::device::Device;
 use crate::error::ModelError;
 use crate::files;
-use crate::loader::{Dtype, Loader, LoaderOptions, Quantization, canonical_qwen_name};
+use crate::loader::{Loader, Quantization, canonical_qwen_name};
 use crate::open::{self, open_model};
 use crate::preprocess::ImageProcessor;
 use crate::qwen::Qwen;
@@ -26,74 +26,6 @@ use crate::qwen::cache::CacheShape;
 use crate::qwen::config::{self, Generation, QwenConfig};
 use crate::qwen::decoder::Output;
 use crate::vocabulary::{Piece, Vocabulary};
-
-/// How to load a [`Generator`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GeneratorOptions {
-    /// Where to compute.
-    pub device: Device,
-    /// What to compute in. `None`: f32 on the processor, bf16 on a device.
-    pub dtype: Option<Dtype>,
-    /// Weights of the language model in fewer bits. Its output layer becomes `q8_0` then.
-    pub quantize: Option<Quantization>,
-    /// Quantizes the vision tower as well.
-    pub quantize_vision: bool,
-    /// The most tokens that an image may become. `None`: what the model's own processor says.
-    pub max_visual_tokens: Option<usize>,
-    /// The most tokens of a prompt and its answer together. `None`: the model's own limit.
-    pub max_context: Option<usize>,
-    /// The most answers that grow at once.
-    pub max_batch: usize,
-    /// Memory for keys and values, in MiB; on the processor only what is used is taken.
-    /// `None`: 2048 there, 8192 on a device.
-    pub cache_mb: Option<u32>,
-}
-
-impl Default for GeneratorOptions {
-    fn default() -> Self {
-        Self {
-            device: Device::Cpu,
-            dtype: None,
-            quantize: None,
-            quantize_vision: false,
-            max_visual_tokens: None,
-            max_context: None,
-            max_batch: 8,
-            cache_mb: None,
-        }
-    }
-}
-
-impl GeneratorOptions {
-    fn loader(&self) -> LoaderOptions {
-        let usual = match self.device {
-            Device::Cpu => Dtype::F32,
-            Device::Cuda(_) | Device::Metal => Dtype::BF16,
-        };
-        LoaderOptions {
-            device: self.device,
-            dtype: self.dtype.unwrap_or(usual),
-            quantize: self.quantize,
-            quantize_vision: self.quantize_vision,
-        }
-    }
-
-    fn cache_bytes(&self) -> usize {
-        let usual = match self.device {
-            Device::Cpu => 2048,
-            Device::Cuda(_) | Device::Metal => 8192,
-        };
-        self.cache_mb.unwrap_or(usual) as usize * (1 << 20)
-    }
-
-    /// Tokens of prompts that are computed at once: more would fill the memory, not the cores.
-    fn pass_tokens(&self) -> usize {
-        match self.device {
-            Device::Cpu => 1024,
-            Device::Cuda(_) | Device::Metal => 8192,
-        }
-    }
-}
 
 /// A loaded model that answers requests.
 ///
@@ -244,12 +176,13 @@ impl Generator {
         let loader_options = options.loader();
         let loader = Loader::new(&model, canonical_qwen_name, &loader_options)?;
         let network = Qwen::load(&config, output, &loader);
-        loader.finish()?;
-        let shape = network.decoder.cache_shape();
+        let loaded = loader.finish()?;
+        let mut shape = network.decoder.cache_shape();
+        shape.dtype = GeneratorOptions::cache_dtype(shape.dtype, network.decoder.is_quantized());
         let patches = config.vision.as_ref();
         Ok(Self {
             patches: patches.map(|vision| (vision.patch, vision.merge)),
-            memory_bytes: memory_bytes(&config, &loader_options),
+            memory_bytes: loaded.n_bytes,
             max_context: options
                 .max_context
                 .unwrap_or(usize::MAX)
@@ -496,23 +429,4 @@ fn image_token(
             path: folder.join("config.json"),
         }),
     }
-}
-
-fn memory_bytes(config: &QwenConfig, options: &LoaderOptions) -> usize {
-    let sizes = config.sizes();
-    let float = candle_core::DType::from(options.dtype).size_in_bytes();
-    let in_format = |n: usize, wanted: bool| match options.quantize.filter(|_| wanted) {
-        Some(format) => format.n_bytes(n, 1),
-        None => n * float,
-    };
-    let output = config.text.vocab_size * config.text.hidden;
-    let output = match options.quantize {
-        Some(_) => Quantization::Q8_0.n_bytes(output, 1),
-        None if config.tied => 0,
-        None => output * float,
-    };
-    in_format(sizes.layers, true)
-        + in_format(sizes.vision, options.quantize_vision)
-        + sizes.rest * float
-        + output
 }

@@ -31,6 +31,8 @@ mod sequence;
 
 mod prefix;
 
+mod options;
+
 mod generator;
 
 mod schedule;
@@ -41,7 +43,8 @@ mod score;
 mod tests;
 
 pub use constraint::Constraint;
-pub use generator::{Generator, GeneratorOptions};
+pub use generator::Generator;
+pub use options::GeneratorOptions;
 pub use problem::GenerateProblem;
 pub use request::{
     Event, FinishReason, GenerateRequest, Generated, Limits, Message, Part, RequestId, Sampling,

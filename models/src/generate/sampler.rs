@@ -130,6 +130,10 @@ fn cut(candidates: &mut Vec<(u32, f32)>, enough: f64) -> f64 {
 }
 
 /// Likelier first, of equal chances the lower id.
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "sorting compares by reference"
+)]
 fn likelier(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }

@@ -12,8 +12,9 @@ use crate::qwen::decoder::Pass;
 impl Generator {
     /// For each of some answers, the sum of the logarithms of its tokens' chances after the
     /// request's prompt, which is computed once. Sampling, limits and constraint are not
-    /// looked at. A longer answer is less likely by itself: divide by
-    /// [`Generator::count`] to compare answers of unlike length.
+    /// looked at. With `ended`, the chance that the answer ends there is a part of it, so that
+    /// `letter` is not at least as likely as `letter of intent`; without, a longer answer is
+    /// less likely by itself.
     ///
     /// # Errors
     /// Messages and images do not fit together, prompt and answers need more room than there
@@ -22,18 +23,22 @@ impl Generator {
         &mut self,
         request: &GenerateRequest,
         continuations: &[&str],
+        ended: bool,
     ) -> Result<Vec<f64>, ModelError> {
         let prompt = self.prompt(request)?;
         let n_prompt = prompt.n_tokens();
         let mut answers = Vec::with_capacity(continuations.len());
         for text in continuations {
-            let ids = self.vocabulary.encode(text)?;
+            let mut ids = self.vocabulary.encode(text)?;
             if ids.is_empty() {
                 return Err(GenerateProblem::InvalidRequest {
                     field: "continuations",
                     problem: "has an empty text".into(),
                 }
                 .into());
+            }
+            if let (true, Some(end)) = (ended, self.tokens.end_ids.first()) {
+                ids.push(*end);
             }
             answers.push(ids);
         }

@@ -242,6 +242,10 @@ fn raise_exception(message: String) -> Result<Value, Error> {
 
 /// JSON as Python writes it, which is what models have seen: a space after separators, and
 /// nothing made safe for HTML.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "a filter's arguments are values"
+)]
 fn to_json(value: &Value, kwargs: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = kwargs.get("indent")?;
     // Templates pass Python's other settings too, which change nothing that matters here.
@@ -295,10 +299,10 @@ mod tests {
     use super::*;
 
     fn message(role: &str, parts: &[Option<&str>]) -> Message {
-        let part = |part: &Option<&str>| part.map_or(Part::Image, |text| Part::Text(text.into()));
+        let part = |part: Option<&str>| part.map_or(Part::Image, |text| Part::Text(text.into()));
         Message {
             role: role.into(),
-            parts: parts.iter().map(part).collect(),
+            parts: parts.iter().copied().map(part).collect(),
         }
     }
 
@@ -322,9 +326,12 @@ mod tests {
         let question = message("user", &[None, Some("What is it?")]);
         let expected = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What is it?\
             <|im_end|>\n<|im_start|>assistant\n";
-        assert_eq!(read(false).render(&[question.clone()]).unwrap(), expected);
+        assert_eq!(
+            read(false).render(std::slice::from_ref(&question)).unwrap(),
+            expected
+        );
         let system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n";
-        let rendered = read(true).render(&[question.clone()]).unwrap();
+        let rendered = read(true).render(std::slice::from_ref(&question)).unwrap();
         assert_eq!(rendered, format!("{system}{expected}"));
         let own = message("system", &[Some("Be brief.")]);
         let rendered = read(true).render(&[own, question]).unwrap();

@@ -8,25 +8,41 @@
     reason = "a call would leave the vector instructions behind"
 )]
 
-use candle_core::{D, DType, Device, Layout, Result, Storage, Tensor, bail};
+use std::ops::Range;
+
+use candle_core::{CpuStorage, D, DType, Device, Layout, Result, Storage, Tensor, bail};
+use half::f16;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::widen::widen;
 use super::{is_dense, wide};
 use crate::simd;
 
 /// Keys that one core takes at a time.
 const N_KEYS: usize = 512;
 
+/// Keys that are made wider at a time, where they are kept in 16 bits: they stay in the nearest
+/// cache. A multiple of four.
+const N_WIDENED: usize = 32;
+
 /// Products that are not worth the wait for another core.
 const N_PRODUCTS_ALONE: usize = 1 << 17;
 
 /// What one sequence has kept: `[kv_heads, room, head_dim]` each, of which the first `n` rows
-/// of each head count.
+/// of each head count. Beside queries in f32 they may be f16, half as much to read.
 pub(crate) struct Kept<'a> {
     pub(crate) keys: &'a Tensor,
     pub(crate) values: &'a Tensor,
     pub(crate) n: usize,
+}
+
+impl Kept<'_> {
+    /// Whether our own loops read these types.
+    fn is_read_here(&self) -> bool {
+        let dtypes = [self.keys.dtype(), self.values.dtype()];
+        dtypes == [DType::F32; 2] || dtypes == [DType::F16; 2]
+    }
 }
 
 /// Attention of one query of each sequence, `[sequences, heads, head_dim]`, over all that the
@@ -56,7 +72,9 @@ pub(crate) fn attend_kept(q: &Tensor, kept: &[Kept<'_>], scale: f32) -> Result<T
         }
     }
     match (q.device(), q.dtype()) {
-        (Device::Cpu, DType::F32) => on_processor(q, kept, scale),
+        (Device::Cpu, DType::F32) if kept.iter().all(Kept::is_read_here) => {
+            on_processor(q, kept, scale)
+        }
         _ => anywhere(q, kept, scale),
     }
 }
@@ -88,8 +106,56 @@ fn anywhere(q: &Tensor, kept: &[Kept<'_>], scale: f32) -> Result<Tensor> {
 /// Some keys of one head and one sequence, and who asks.
 struct Piece<'a> {
     queries: &'a [f32], // [group, head_dim]
-    keys: &'a [f32],    // [n, head_dim]
-    values: &'a [f32],
+    keys: Rows<'a>,     // [n, head_dim]
+    values: Rows<'a>,
+}
+
+/// Rows without gaps, in one of the types in which they may be kept.
+#[derive(Clone, Copy)]
+enum Rows<'a> {
+    F32(&'a [f32]),
+    F16(&'a [f16]),
+}
+
+impl<'a> Rows<'a> {
+    /// The values of a tensor, from its first on.
+    fn of(storage: &'a Storage, layout: &Layout) -> Result<Self> {
+        let start = layout.start_offset();
+        match storage {
+            Storage::Cpu(CpuStorage::F32(values)) => Ok(Self::F32(&values[start..])),
+            Storage::Cpu(CpuStorage::F16(values)) => Ok(Self::F16(&values[start..])),
+            _ => bail!("keys and values are f32 or f16, on the processor"),
+        }
+    }
+
+    fn len(self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F16(values) => values.len(),
+        }
+    }
+
+    fn slice(self, range: Range<usize>) -> Self {
+        match self {
+            Self::F32(values) => Self::F32(&values[range]),
+            Self::F16(values) => Self::F16(&values[range]),
+        }
+    }
+
+    /// The values in 32 bits, in `room` if they are not already.
+    fn wide<'b>(self, range: Range<usize>, room: &'b mut [f32]) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::F32(values) => &values[range],
+            Self::F16(values) => {
+                let room = &mut room[..range.len()];
+                widen(&values[range], room);
+                room
+            }
+        }
+    }
 }
 
 fn on_processor(q: &Tensor, kept: &[Kept<'_>], scale: f32) -> Result<Tensor> {
@@ -105,7 +171,9 @@ fn on_processor(q: &Tensor, kept: &[Kept<'_>], scale: f32) -> Result<Tensor> {
     kept.iter()
         .try_for_each(|kept| stored(kept.keys).and(stored(kept.values)))?;
     let (q_storage, q_layout) = q.storage_and_layout();
-    let queries = floats(&q_storage, q_layout)?;
+    let Rows::F32(queries) = Rows::of(&q_storage, q_layout)? else {
+        bail!("queries are f32")
+    };
     let guards: Vec<_> = kept
         .iter()
         .map(|kept| {
@@ -120,26 +188,27 @@ fn on_processor(q: &Tensor, kept: &[Kept<'_>], scale: f32) -> Result<Tensor> {
     let mut n_products = 0;
     for (row, (kept, guards)) in kept.iter().zip(&guards).enumerate() {
         let ((keys, keys_layout), (values, values_layout)) = guards;
-        let (keys, values) = (floats(keys, keys_layout)?, floats(values, values_layout)?);
+        let (keys, values) = (
+            Rows::of(keys, keys_layout)?,
+            Rows::of(values, values_layout)?,
+        );
         let (kv_heads, _, _) = kept.keys.dims3()?;
         let group = n_heads / kv_heads;
         n_products += kept.n * n_heads * head_dim;
         for head in 0..kv_heads {
             let first_query = (row * n_heads + head * group) * head_dim;
-            let start = |layout: &Layout| head * layout.stride()[0];
-            let keys = &keys[start(keys_layout)..][..kept.n * head_dim];
-            let values = &values[start(values_layout)..][..kept.n * head_dim];
-            let size = N_KEYS * head_dim;
+            let key_start = head * keys_layout.stride()[0];
+            let value_start = head * values_layout.stride()[0];
             n_pieces.push(kept.n.div_ceil(N_KEYS));
-            pieces.extend(
-                keys.chunks(size)
-                    .zip(values.chunks(size))
-                    .map(|(keys, values)| Piece {
-                        queries: &queries[first_query..][..group * head_dim],
-                        keys,
-                        values,
-                    }),
-            );
+            for first in (0..kept.n).step_by(N_KEYS) {
+                let last = kept.n.min(first + N_KEYS);
+                let rows = |start| start + first * head_dim..start + last * head_dim;
+                pieces.push(Piece {
+                    queries: &queries[first_query..][..group * head_dim],
+                    keys: keys.slice(rows(key_start)),
+                    values: values.slice(rows(value_start)),
+                });
+            }
         }
     }
     let attend = |piece: &Piece<'_>| {
@@ -161,14 +230,6 @@ fn on_processor(q: &Tensor, kept: &[Kept<'_>], scale: f32) -> Result<Tensor> {
         join(own, head_dim, &mut output);
     }
     Tensor::from_vec(output, (n, n_heads * head_dim), &Device::Cpu)
-}
-
-/// The values of a tensor, from its first on.
-fn floats<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
-    let Storage::Cpu(storage) = storage else {
-        bail!("the tensor is not on the processor")
-    };
-    Ok(&storage.as_slice::<f32>()?[layout.start_offset()..])
 }
 
 /// What one piece gives for each of its queries.
@@ -193,11 +254,7 @@ fn join(mut parts: Vec<Part>, head_dim: usize, output: &mut Vec<f32>) {
         let start = output.len();
         output.resize(start + head_dim, 0.0);
         for part in &mut parts {
-            let factor = if part.largest[query] == largest {
-                1.0
-            } else {
-                (part.largest[query] - largest).exp()
-            };
+            let factor = (part.largest[query] - largest).exp();
             sum += factor * part.sums[query];
             let values = part.attended[own.clone()].iter();
             output[start..]
@@ -228,19 +285,30 @@ impl WithSimd for AttendPiece<'_> {
         let group = piece.queries.len() / head_dim;
         let n_keys = piece.keys.len() / head_dim;
         let mut scores = vec![0.0; group * n_keys]; // [group, keys]
-        for (four, keys) in piece.keys.chunks(4 * head_dim).enumerate() {
-            for (query, scores) in piece
-                .queries
-                .chunks_exact(head_dim)
-                .zip(scores.chunks_exact_mut(n_keys))
-            {
-                let scores = &mut scores[4 * four..];
-                if keys.len() == 4 * head_dim {
-                    let products = four_products(simd, query, keys);
-                    scores[..4].copy_from_slice(&products);
-                } else {
-                    for (score, key) in scores.iter_mut().zip(keys.chunks_exact(head_dim)) {
-                        *score = product(simd, query, key);
+        let mut room = match piece.keys {
+            Rows::F32(_) => Vec::new(),
+            Rows::F16(_) => vec![0.0; N_WIDENED * head_dim],
+        };
+        let widened = |first: usize| {
+            let last = n_keys.min(first + N_WIDENED);
+            first * head_dim..last * head_dim
+        };
+        for first in (0..n_keys).step_by(N_WIDENED) {
+            let keys = piece.keys.wide(widened(first), &mut room);
+            for (four, keys) in keys.chunks(4 * head_dim).enumerate() {
+                for (query, scores) in piece
+                    .queries
+                    .chunks_exact(head_dim)
+                    .zip(scores.chunks_exact_mut(n_keys))
+                {
+                    let scores = &mut scores[first + 4 * four..];
+                    if keys.len() == 4 * head_dim {
+                        let products = four_products(simd, query, keys);
+                        scores[..4].copy_from_slice(&products);
+                    } else {
+                        for (score, key) in scores.iter_mut().zip(keys.chunks_exact(head_dim)) {
+                            *score = product(simd, query, key);
+                        }
                     }
                 }
             }
@@ -252,17 +320,20 @@ impl WithSimd for AttendPiece<'_> {
             sums.push(sum);
         }
         let mut attended = vec![0.0; group * head_dim];
-        for (four, values) in piece.values.chunks(4 * head_dim).enumerate() {
-            for (out, weights) in attended
-                .chunks_exact_mut(head_dim)
-                .zip(scores.chunks_exact(n_keys))
-            {
-                let weights = &weights[4 * four..];
-                if values.len() == 4 * head_dim {
-                    add_four(simd, out, values, weights);
-                } else {
-                    for (value, weight) in values.chunks_exact(head_dim).zip(weights) {
-                        add_one(simd, out, value, *weight);
+        for first in (0..n_keys).step_by(N_WIDENED) {
+            let values = piece.values.wide(widened(first), &mut room);
+            for (four, values) in values.chunks(4 * head_dim).enumerate() {
+                for (out, weights) in attended
+                    .chunks_exact_mut(head_dim)
+                    .zip(scores.chunks_exact(n_keys))
+                {
+                    let weights = &weights[first + 4 * four..];
+                    if values.len() == 4 * head_dim {
+                        add_four(simd, out, values, weights);
+                    } else {
+                        for (value, weight) in values.chunks_exact(head_dim).zip(weights) {
+                            add_one(simd, out, value, *weight);
+                        }
                     }
                 }
             }
@@ -280,8 +351,16 @@ impl WithSimd for AttendPiece<'_> {
 fn four_products<S: Simd>(simd: S, query: &[f32], keys: &[f32]) -> [f32; 4] {
     let dim = query.len();
     let (registers, rest) = S::as_simd_f32s(query);
-    let keys: [_; 4] =
-        std::array::from_fn(|key| S::as_simd_f32s(&keys[key * dim..(key + 1) * dim]));
+    let (first, keys) = keys.split_at(dim);
+    let (second, keys) = keys.split_at(dim);
+    let (third, fourth) = keys.split_at(dim);
+    // No closures: they would be compiled for the plainest processor.
+    let keys = [
+        S::as_simd_f32s(first),
+        S::as_simd_f32s(second),
+        S::as_simd_f32s(third),
+        S::as_simd_f32s(fourth),
+    ];
     let mut sums = [simd.splat_f32s(0.0); 4];
     for (index, query) in registers.iter().enumerate() {
         for (sum, (key, _)) in sums.iter_mut().zip(&keys) {
@@ -294,7 +373,12 @@ fn four_products<S: Simd>(simd: S, query: &[f32], keys: &[f32]) -> [f32; 4] {
             *sum = simd.mul_add_e_f32s(rest, simd.partial_load_f32s(key), *sum);
         }
     }
-    sums.map(|sum| simd.reduce_sum_f32s(sum))
+    [
+        simd.reduce_sum_f32s(sums[0]),
+        simd.reduce_sum_f32s(sums[1]),
+        simd.reduce_sum_f32s(sums[2]),
+        simd.reduce_sum_f32s(sums[3]),
+    ]
 }
 
 #[inline(always)]
@@ -336,16 +420,29 @@ fn exponentiate<S: Simd>(simd: S, scores: &mut [f32], scale: f32) -> (f32, f32) 
         *score = (*score - largest).exp();
         sum += *score;
     }
-    (largest, sum + (largest - largest))
+    // An infinite score leaves nothing to weigh by.
+    (largest, if largest.is_finite() { sum } else { f32::NAN })
 }
 
 /// Adds four values `[4, head_dim]` in their weights.
 #[inline(always)]
 fn add_four<S: Simd>(simd: S, out: &mut [f32], values: &[f32], weights: &[f32]) {
     let dim = out.len();
-    let factors: [_; 4] = std::array::from_fn(|value| simd.splat_f32s(weights[value]));
-    let values: [_; 4] =
-        std::array::from_fn(|value| S::as_simd_f32s(&values[value * dim..(value + 1) * dim]));
+    let (first, values) = values.split_at(dim);
+    let (second, values) = values.split_at(dim);
+    let (third, fourth) = values.split_at(dim);
+    let values = [
+        S::as_simd_f32s(first),
+        S::as_simd_f32s(second),
+        S::as_simd_f32s(third),
+        S::as_simd_f32s(fourth),
+    ];
+    let factors = [
+        simd.splat_f32s(weights[0]),
+        simd.splat_f32s(weights[1]),
+        simd.splat_f32s(weights[2]),
+        simd.splat_f32s(weights[3]),
+    ];
     let (registers, rest) = S::as_mut_simd_f32s(out);
     for (index, register) in registers.iter_mut().enumerate() {
         let mut sum = *register;

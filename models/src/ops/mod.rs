@@ -23,6 +23,8 @@ mod tile;
 
 mod decode;
 
+mod widen;
+
 mod by_row;
 
 mod rows;

@@ -8,6 +8,7 @@ pub(crate) struct CacheShape {
     pub(crate) n_layers: usize,
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
+    /// In which they are kept: the network's, or f16 beside f32 on the processor.
     pub(crate) dtype: DType,
     pub(crate) device: Device,
 }
@@ -107,7 +108,7 @@ impl KvCache {
             } else {
                 new.transpose(0, 1)?.contiguous()?
             };
-            all.slice_set(&new, 1, self.n_tokens)?;
+            all.slice_set(&new.to_dtype(self.shape.dtype)?, 1, self.n_tokens)?;
         }
         Ok(())
     }

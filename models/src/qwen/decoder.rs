@@ -15,7 +15,9 @@ use super::layout::{self, Angles};
 use crate::linear::Linear;
 use crate::loader::{Loader, Quantization};
 use crate::ops::{self, Kept, Mask, Span};
-use crate::quantized::QuantizedMatrix;
+
+/// Rows whose product takes so little time that the cores would wait for each other after it.
+const FEW_ROWS: usize = 64;
 
 pub(crate) struct Decoder {
     config: TextConfig,
@@ -96,29 +98,19 @@ impl Decoder {
         let embeddings = loader.tensor(table, &[text.vocab_size, hidden]);
         // Some tied checkpoints carry the output layer all the same.
         let own_output = !config.tied || loader.contains("lm_head.weight");
+        let name = if own_output { "lm_head.weight" } else { table };
         let output = match output {
             Output::Absent => None,
-            Output::Kept if own_output => {
-                Some(loader.linear("lm_head", hidden, text.vocab_size, false))
-            }
-            Output::Kept => Some(Linear::dense(embeddings.clone(), None)),
+            Output::Kept => Some(loader.output(name, hidden, text.vocab_size, None)),
             Output::Quantized(format) => {
-                let weight = if own_output {
-                    loader.tensor("lm_head.weight", &[text.vocab_size, hidden])
-                } else {
-                    embeddings.clone()
-                };
-                // A tensor that the loader has complained about is a scalar.
-                let quantized = weight
-                    .to_dtype(DType::F32)
-                    .and_then(|wide| wide.to_device(&Device::Cpu))
-                    .and_then(|wide| QuantizedMatrix::new(format, &wide, loader.device()));
-                Some(match quantized {
-                    Ok(matrix) => Linear::quantized(matrix, None),
-                    Err(_) => Linear::dense(weight, None),
-                })
+                Some(loader.output(name, hidden, text.vocab_size, Some(format)))
             }
         };
+        let output = output.map(|output| match output {
+            Some(output) => output,
+            None if own_output => loader.linear("lm_head", hidden, text.vocab_size, false),
+            None => Linear::dense(embeddings.clone(), None),
+        });
         Self {
             layers: (0..text.n_layers).map(layer).collect(),
             norm: loader.tensor("language_model.norm.weight", &[hidden]),
@@ -126,6 +118,13 @@ impl Decoder {
             embeddings,
             output,
         }
+    }
+
+    /// Whether the layers' weights have fewer bits than floats.
+    pub(crate) fn is_quantized(&self) -> bool {
+        self.layers
+            .first()
+            .is_some_and(|layer| layer.q.is_quantized())
     }
 
     pub(crate) fn device(&self) -> &Device {
@@ -227,7 +226,8 @@ impl Decoder {
         for (new, cache) in new.iter().zip(caches) {
             let n = cache.n_tokens() + new.len();
             let (keys, values) = cache.layer(layer);
-            let rows = |x: &Tensor| x.narrow(1, 0, n)?.transpose(0, 1); // [n, kv_heads, head_dim]
+            // [n, kv_heads, head_dim]
+            let rows = |x: &Tensor| x.narrow(1, 0, n)?.to_dtype(q.dtype())?.transpose(0, 1);
             let span = Span {
                 queries: 0..new.len(),
                 keys: 0..n,
@@ -295,9 +295,15 @@ impl Layer {
                 .forward(&normed)?
                 .reshape((n, n_heads, config.head_dim))
         };
-        let mut q = heads(&self.q, config.n_heads)?;
-        let mut k = heads(&self.k, config.n_kv_heads)?;
-        let v = heads(&self.v, config.n_kv_heads)?;
+        let (q, (k, v)) = together(
+            x,
+            || heads(&self.q, config.n_heads),
+            || {
+                let k = heads(&self.k, config.n_kv_heads);
+                (k, heads(&self.v, config.n_kv_heads))
+            },
+        );
+        let (mut q, mut k, v) = (q?, k?, v?);
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             let normed = |x: &Tensor, weight| {
                 let rows = x.reshape(((), config.head_dim))?; // [tokens * heads, head_dim]
@@ -312,7 +318,26 @@ impl Layer {
     fn rest(&self, x: &Tensor, attended: &Tensor, epsilon: f32) -> Result<Tensor> {
         let x = ops::add(self.output.forward(attended)?, x)?;
         let normed = ops::rms_norm(&x, &self.norm2, epsilon)?;
-        let gated = ops::silu_mul(&self.gate.forward(&normed)?, &self.up.forward(&normed)?)?;
+        let (gate, up) = together(
+            &x,
+            || self.gate.forward(&normed),
+            || self.up.forward(&normed),
+        );
+        let gated = ops::silu_mul(&gate?, &up?)?;
         ops::add(self.down.forward(&gated)?, &x)
+    }
+}
+
+/// Two products of the same rows, of few rows on the processor at once.
+fn together<A: Send, B: Send>(
+    rows: &Tensor,
+    first: impl FnOnce() -> A + Send,
+    second: impl FnOnce() -> B + Send,
+) -> (A, B) {
+    let few = rows.dims().first().is_some_and(|n| *n <= FEW_ROWS);
+    if few && rows.device().is_cpu() {
+        rayon::join(first, second)
+    } else {
+        (first(), second())
     }
 }

@@ -191,3 +191,30 @@ fn qwen3_vl_scores_tokens_as_the_reference_does() {
     check("qwen3_vl_tied");
     check("qwen3_vl_untied");
 }
+
+/// Of a language model without a tower, the scores of every token of one text.
+fn check_text_only(name: &str, model: &str) {
+    let Some(folder) = shared(name) else { return };
+    let options = LoaderOptions::default();
+    let model = open_model(&folder.join(model)).unwrap();
+    let config = QwenConfig::read(&model.base).unwrap();
+    assert!(config.vision.is_none());
+    let loader = Loader::new(&model, canonical_qwen_name, &options).unwrap();
+    let network = Qwen::load(&config, Output::Kept, &loader);
+    loader.finish().unwrap();
+    let expected = Expected::read(&folder.join("reference_logits.safetensors"));
+    let (_, ids) = expected.integers("input_ids");
+    let prompt = prompt(ids, u32::MAX, &[]);
+    let laid_out = network.lay_out(&[prompt], &[]).unwrap();
+    let hidden = network.decoder.forward(laid_out.pass()).unwrap();
+    let ours = numbers(&network.decoder.logits(&hidden).unwrap());
+    let (_, theirs) = expected.floats("logits.fp32");
+    let worst = difference(&ours, theirs);
+    assert!(worst < 1e-4, "{name}: {worst:e}");
+}
+
+#[test]
+fn a_language_model_alone_scores_tokens_as_the_reference_does() {
+    check_text_only("autoround/qwen3", "fp32");
+    check_text_only("autoround_gguf", "qwen3_256_fp32");
+}

@@ -225,11 +225,11 @@ impl Running {
         let request = request_of(&ask);
         if let Wanted::Scores(labels) = &ask.wanted {
             let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
-            let mut scores = self.generator.score(&request, &labels);
+            let mut scores = self.generator.score(&request, &labels, true);
             if scores.is_err() && !self.generator.is_idle() {
                 // Perhaps there was no room beside the others: they go first.
                 self.finish_all();
-                scores = self.generator.score(&request, &labels);
+                scores = self.generator.score(&request, &labels, true);
             }
             let answer = scores.map(Answer::Scores);
             let _ = reply.send(answer.map_err(|error| Unanswered::Item(Box::new(error))));

@@ -9,6 +9,7 @@ use crate::loader::{Loader, LoaderOptions};
 use crate::open::open_model;
 use crate::preprocess::Patches;
 use crate::qwen::config::QwenConfig;
+use crate::qwen::decoder::Output;
 use crate::qwen::{Prompt, Qwen};
 use crate::reference::{difference, patches, shared};
 use crate::weights::Weights;
@@ -253,7 +254,7 @@ fn scores(folder: &Path, page: &Patches) -> (String, Vec<f32>) {
     let model = open_model(folder).unwrap();
     let config = QwenConfig::read(folder).unwrap();
     let loader = Loader::new(&model, canonical_qwen_name, &LoaderOptions::default()).unwrap();
-    let network = Qwen::load(&config, true, &loader);
+    let network = Qwen::load(&config, Output::Kept, &loader);
     loader.finish().unwrap();
     let prompt = Prompt::default()
         .text(&[5, 7])

@@ -4,6 +4,8 @@ use candle_core::{DType, Device, Tensor};
 
 mod attention;
 
+mod decode;
+
 mod rows;
 
 /// Values from -1 to 1, the same for the same seed.

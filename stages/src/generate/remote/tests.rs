@@ -1,6 +1,6 @@
 use pagemill_models::{Limits, Sampling};
 use pagemill_pipeline::testing::run_stage;
-use pagemill_pipeline::{Item, Resources, Stage, StageConfig, Value};
+use pagemill_pipeline::{Item, Resources, Stage, StageConfig, Value, VectorData};
 use serde_json::json;
 
 use super::*;
@@ -180,7 +180,12 @@ fn texts_are_embedded_in_their_order() {
     let mut stage = stage::<EmbedTextConfig>(&server.url, json!({}));
     let items = ["one", " ", "two"].map(|text| Item::of_text("a.pdf", text));
     let out = run_stage(&mut *stage, items);
-    let first = |item: &Item| item.vector().map(|vector| vector.to_f32()[0]);
+    let first = |item: &Item| {
+        item.vector().map(|vector| match vector.data() {
+            VectorData::F32(numbers) => numbers[0],
+            VectorData::F16(_) => panic!("a server gives 32 bits"),
+        })
+    };
     let vectors: Vec<_> = out.sent.iter().map(first).collect();
     assert_eq!(vectors, [Some(1.0), None, Some(0.0)]);
     assert_eq!(server.asked()[0].body["input"], json!(["one", "two"]));
