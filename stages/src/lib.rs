@@ -230,6 +230,11 @@ mod tests {
         check_stage::<ThumbnailConfig>();
         check_stage::<ChunkTextConfig>();
         check_stage::<EmbedTextConfig>();
+        check_stage::<GenerateConfig>();
+        check_stage::<TranscribeConfig>();
+        check_stage::<CaptionConfig>();
+        check_stage::<ClassifyConfig>();
+        check_stage::<ExtractConfig>();
         check_stage::<PrepareImageConfig>();
         check_stage::<EmbedImageConfig>();
         check_stage::<PoolVectorsConfig>();

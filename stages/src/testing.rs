@@ -60,6 +60,7 @@ pub(crate) fn with_tiny_model(root: &Path) -> Resources {
     fs::write(folder.join("model.safetensors"), weights()).unwrap();
     put_visual(&places, "colqwen2_5", VISUAL_MODEL);
     put_visual(&places, "clip", PICTURE_MODEL);
+    put_visual(&places, "qwen2_5_vl", SPEAKING_MODEL);
     let resources = Resources::default();
     resources.insert("", places);
     resources
@@ -69,6 +70,9 @@ pub(crate) fn with_tiny_model(root: &Path) -> Resources {
 pub(crate) const VISUAL_MODEL: &str = "vidore/colqwen2.5-v0.2";
 /// And one with a vector for each picture.
 pub(crate) const PICTURE_MODEL: &str = "openai/clip-vit-base-patch32";
+
+/// One that writes: nonsense, but always the same.
+pub(crate) const SPEAKING_MODEL: &str = "Qwen/Qwen2.5-VL-3B-Instruct";
 
 /// Puts one of the fixtures of `pagemill-models` where its name is looked up.
 fn put_visual(places: &ModelPlaces, fixture: &str, name: &str) {

@@ -31,6 +31,9 @@ mod task;
 
 mod transcribe;
 
+#[cfg(test)]
+mod tests;
+
 pub use caption::CaptionConfig;
 pub use classify::ClassifyConfig;
 pub use extract::ExtractConfig;
