@@ -10,6 +10,7 @@ mod commands_letters;
 mod commands_run;
 mod commands_service;
 mod examples;
+mod generation;
 mod kills;
 mod questions;
 mod support;

@@ -17,7 +17,7 @@ use lance_index::vector::ivf::IvfBuildParams;
 use lancedb::DistanceType;
 use pagemill_pipeline::FieldError;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Unexpected, Visitor};
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::search::{VECTORS, vectors_dim};
@@ -119,7 +119,7 @@ impl<'de> Deserialize<'de> for IndexConfig {
                 match text {
                     "auto" => Ok(IndexConfig::default()),
                     "none" => Ok(IndexConfig::None),
-                    _ => Err(E::invalid_value(Unexpected::Str(text), &self)),
+                    _ => Err(E::unknown_variant(text, &["auto", "none"])),
                 }
             }
 

@@ -1,6 +1,6 @@
 //! Prompts with fields of the item in them: `"Summarize: {{ text }}"`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use minijinja::{Environment, UndefinedBehavior, Value as Shown};
 use pagemill_pipeline::{Field, FieldError, FieldType, Fields, Item, ItemError, Value};
@@ -46,13 +46,18 @@ impl PromptTemplate {
         environment
             .add_template_owned("prompt", template.to_owned())
             .map_err(wrong)?;
-        let names = environment
+        let mut names: BTreeSet<String> = environment
             .get_template("prompt")
             .map_err(wrong)?
-            .undeclared_variables(false);
+            .undeclared_variables(false)
+            .into_iter()
+            .collect();
+        for (function, _) in environment.globals() {
+            names.remove(function);
+        }
         Ok(Self {
             environment,
-            names: names.into_iter().collect(),
+            names,
             setting,
         })
     }
@@ -71,7 +76,7 @@ impl PromptTemplate {
     /// # Errors
     /// The item lacks a field that it names.
     pub(super) fn render(&self, action: &'static str, item: &Item) -> Result<String, ItemError> {
-        let mut values = Vec::with_capacity(self.names.len());
+        let mut values = BTreeMap::new();
         for name in &self.names {
             let value = match (name.as_str(), item.get(name)) {
                 (_, Some(value)) => show(value),
@@ -83,15 +88,14 @@ impl PromptTemplate {
                 let reason = format!("`{name}` is nothing that a prompt can show");
                 ItemError::new(action, reason).hint("name fields of text, numbers or flags")
             })?;
-            values.push((name.clone(), value));
+            values.insert(name.as_str(), value);
         }
         let wrong = |error: minijinja::Error| {
             let reason = format!("`{}` cannot be filled in: {error}", self.setting);
             ItemError::new(action, reason).hint("see the template in the configuration")
         };
         let template = self.environment.get_template("prompt").map_err(wrong)?;
-        let values: Shown = values.into_iter().collect();
-        template.render(values).map_err(wrong)
+        template.render(Shown::from(values)).map_err(wrong)
     }
 }
 

@@ -175,7 +175,8 @@ fn quantized_weights_speak_too_and_take_less_memory() {
     };
     let mut small = load(&own("qwen3_vl"), &options);
     let mut whole = fixture("qwen3_vl");
-    assert!(small.memory_bytes() < whole.memory_bytes() / 2);
+    // The embeddings, a large part of so small a model, stay floats.
+    assert!(small.memory_bytes() * 10 < whole.memory_bytes() * 7);
     let (requests, _) = conversations("qwen3_vl", &whole);
     let labels = ["A", "b", "("];
     let exact = whole.score(&requests[0], &labels, false).unwrap();

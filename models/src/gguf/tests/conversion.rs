@@ -266,6 +266,7 @@ fn scores(folder: &Path, page: &Patches) -> (String, Vec<f32>) {
     let logits = logits.flatten_all().unwrap().to_vec1().unwrap();
     let mut config = config;
     config.architecture.clear();
+    config.end_token_ids.clear(); // Written with the tokenizer, which these files lack.
     (format!("{config:?}"), logits)
 }
 
