@@ -1,21 +1,20 @@
 //! A model behind a server that speaks `OpenAI`'s protocol: vLLM, llama.cpp, Ollama and others.
 
+mod request;
+
 use std::fmt;
-use std::io::Cursor;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
-use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{ExtendedColorType, ImageEncoder};
-use pagemill_pipeline::{FieldError, Image, ItemError, Resources, StageError};
+use pagemill_pipeline::{FieldError, ItemError, Resources, StageError};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use super::ask::{Answer, Ask, Finish, Outcome, Picture, Said, Wanted};
+use self::request::{Shape, chat_request};
+use super::ask::{Answer, Ask, Finish, Outcome, Said, Wanted};
 
 /// How long a stage waits before it looks whether the run was cancelled.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -28,9 +27,6 @@ const MAX_WAIT: Duration = Duration::from_secs(300);
 
 /// The most that is read of an answer.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
-
-/// The most that a hint may have: a server does not say how much its model reads.
-const MAX_HINT_BYTES: usize = 16 << 10;
 
 /// A text that never reaches logs, reports or dead letters.
 #[derive(Clone, Deserialize)]
@@ -141,9 +137,27 @@ pub struct Remote {
     agent: ureq::Agent,
     /// A request puts something in, and takes it out when it ends.
     under_way: (Sender<()>, Receiver<()>),
+    /// Whether it wants schemas in the older shape.
+    older_shape: AtomicBool,
 }
 
-/// Why a request got no answer.
+/// Why no attempt was answered.
+enum Unanswered {
+    /// The server does not take the request.
+    Refused(String),
+    /// Every attempt failed.
+    Failed(String),
+}
+
+impl Unanswered {
+    fn why(self) -> String {
+        match self {
+            Self::Refused(why) | Self::Failed(why) => why,
+        }
+    }
+}
+
+/// Why an attempt got no answer.
 enum Refused {
     /// Another attempt may; the server may have said when.
     ForNow { why: String, wait: Option<Duration> },
@@ -167,6 +181,7 @@ impl Remote {
             settings: settings.clone(),
             agent: agent.into(),
             under_way: bounded(settings.concurrency.max(1)),
+            older_shape: AtomicBool::new(false),
         }
     }
 
@@ -180,12 +195,31 @@ impl Remote {
         ask: &Ask,
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<Outcome, StageError> {
-        let (request, note) = match chat_request(&self.settings.name, ask) {
+        let shape = if self.older_shape.load(Ordering::Relaxed) {
+            Shape::JsonObject
+        } else {
+            Shape::JsonSchema
+        };
+        let (mut request, note) = match chat_request(&self.settings.name, ask, shape) {
             Ok(request) => request,
             Err(reason) => return Ok(Outcome::Failed(ItemError::new(action, reason))),
         };
         let read = |reply: &Json| read_answer(reply, &ask.wanted);
-        match self.call("chat/completions", &request, &read, is_cancelled)? {
+        let path = "chat/completions";
+        let mut answer = self.call(path, &request, &read, is_cancelled)?;
+        if let (Err(Unanswered::Refused(_)), Shape::JsonSchema, Some(schema)) =
+            (&answer, shape, ask.wanted.schema())
+        {
+            // llama-cpp-python and servers like it know schemas in this shape alone.
+            request["response_format"] = request::response_format(&schema, Shape::JsonObject);
+            let other = self.call(path, &request, &read, is_cancelled)?;
+            // If it refuses this too, what it said first tells more.
+            if !matches!(other, Err(Unanswered::Refused(_))) {
+                self.older_shape.store(true, Ordering::Relaxed);
+                answer = other;
+            }
+        }
+        match answer.map_err(Unanswered::why) {
             Ok(Answer::Text(said)) => Ok(Outcome::Answer(Answer::Text(Said { note, ..said }))),
             Ok(answer) => Ok(Outcome::Answer(answer)),
             Err(why) => Ok(Outcome::Failed(self.failed(action, &why))),
@@ -206,7 +240,7 @@ impl Remote {
             json!({ "model": self.settings.name, "input": texts, "encoding_format": "float" });
         let read = |reply: &Json| read_vectors(reply, texts.len());
         let vectors = self.call("embeddings", &request, &read, is_cancelled)?;
-        Ok(vectors.map_err(|why| self.failed("embed", &why)))
+        Ok(vectors.map_err(|unanswered| self.failed("embed", &unanswered.why())))
     }
 
     fn failed(&self, action: &'static str, why: &str) -> ItemError {
@@ -221,7 +255,7 @@ impl Remote {
         request: &Json,
         read: &dyn Fn(&Json) -> Result<T, String>,
         is_cancelled: &dyn Fn() -> bool,
-    ) -> Result<Result<T, String>, StageError> {
+    ) -> Result<Result<T, Unanswered>, StageError> {
         let waits = ExponentialBuilder::default()
             .with_min_delay(FIRST_WAIT)
             .with_max_delay(Duration::from_secs(60))
@@ -231,7 +265,7 @@ impl Remote {
         loop {
             let (why, asked_wait) = match self.try_once(path, request, read, is_cancelled)? {
                 Ok(answer) => return Ok(Ok(answer)),
-                Err(Refused::Request(why)) => return Ok(Err(why)),
+                Err(Refused::Request(why)) => return Ok(Err(Unanswered::Refused(why))),
                 Err(Refused::All(why)) => {
                     return Err(StageError::fatal(
                         format_args!("{} {why}", self.settings.url),
@@ -242,7 +276,7 @@ impl Remote {
             };
             let Some(wait) = waits.next() else {
                 let n = self.settings.attempts;
-                return Ok(Err(format!("{why}, {n} times")));
+                return Ok(Err(Unanswered::Failed(format!("{why}, {n} times"))));
             };
             let wait = asked_wait.unwrap_or(wait).min(MAX_WAIT);
             tracing::warn!("{} {why}; trying again in {wait:.1?}", self.settings.url);
@@ -330,91 +364,6 @@ fn what_it_says(body: &[u8]) -> String {
     }
     let cut = text.floor_char_boundary(300);
     format!(": {}", &text[..cut])
-}
-
-/// The request, and what is to be said of it.
-fn chat_request(model: &str, ask: &Ask) -> Result<(Json, Option<String>), String> {
-    let mut text = ask.prompt.clone();
-    let mut note = None;
-    if let Some(hint) = ask.hint.as_deref().filter(|hint| !hint.is_empty()) {
-        let end = hint.floor_char_boundary(MAX_HINT_BYTES);
-        if end < hint.len() {
-            note = Some(format!(
-                "the words were cut from {} to {end} bytes",
-                hint.len()
-            ));
-        }
-        text = format!("{text}\n\n{}", &hint[..end]);
-    }
-    let mut content = Vec::with_capacity(2);
-    match &ask.picture {
-        Some(Picture::Pixels(image)) => {
-            let url = format!(
-                "data:image/png;base64,{}",
-                BASE64_STANDARD.encode(png(image)?)
-            );
-            content.push(json!({ "type": "image_url", "image_url": { "url": url } }));
-        }
-        Some(Picture::Patches(_)) => return Err("a server takes no patches".into()),
-        None => {}
-    }
-    content.push(json!({ "type": "text", "text": text }));
-    let mut messages = Vec::with_capacity(2);
-    if let Some(system) = &ask.system {
-        messages.push(json!({ "role": "system", "content": system }));
-    }
-    messages.push(json!({ "role": "user", "content": content }));
-    let mut request = json!({ "model": model, "messages": messages, "stream": false });
-    match &ask.wanted {
-        Wanted::Text {
-            sampling,
-            limits,
-            grammar,
-        } => {
-            request["max_tokens"] = json!(limits.max_new_tokens);
-            request["temperature"] = json!(sampling.temperature);
-            if sampling.temperature > 0.0 {
-                request["top_p"] = json!(sampling.top_p);
-                request["seed"] = json!(sampling.seed);
-            }
-            if !limits.stop.is_empty() {
-                request["stop"] = json!(limits.stop);
-            }
-            if let Some(grammar) = grammar {
-                request["response_format"] = response_format(&grammar.schema);
-            }
-        }
-        Wanted::Scores(labels) => {
-            request["max_tokens"] = json!(64);
-            request["temperature"] = json!(0);
-            request["logprobs"] = json!(true);
-            let schema = json!({ "type": "string", "enum": &labels[..] });
-            request["response_format"] = response_format(&schema);
-        }
-    }
-    Ok((request, note))
-}
-
-fn response_format(schema: &Json) -> Json {
-    json!({
-        "type": "json_schema",
-        "json_schema": { "name": "answer", "schema": schema, "strict": true },
-    })
-}
-
-fn png(image: &Image) -> Result<Vec<u8>, String> {
-    let mut bytes = Cursor::new(Vec::new());
-    let encoder =
-        PngEncoder::new_with_quality(&mut bytes, CompressionType::Fast, FilterType::Adaptive);
-    encoder
-        .write_image(
-            &image.pixels,
-            image.width_px,
-            image.height_px,
-            ExtendedColorType::Rgb8,
-        )
-        .map_err(|error| format!("its picture cannot be sent: {error}"))?;
-    Ok(bytes.into_inner())
 }
 
 /// What a chat completion says.

@@ -1,3 +1,5 @@
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use pagemill_models::{Limits, Sampling};
 use pagemill_pipeline::testing::run_stage;
 use pagemill_pipeline::{Item, Resources, Stage, StageConfig, Value, VectorData};
@@ -6,7 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::embed_text::EmbedTextConfig;
 use crate::generate::server::{Reply, Server};
-use crate::generate::{CaptionConfig, ClassifyConfig, ExtractConfig, ModelSetting};
+use crate::generate::{CaptionConfig, ClassifyConfig, ExtractConfig, GenerateConfig, ModelSetting};
 use crate::testing::blank_page;
 
 fn settings<C: StageConfig>(url: &str, more: Json) -> C {
@@ -153,6 +155,59 @@ fn an_object_is_asked_for_by_its_schema_and_checked() {
 }
 
 #[test]
+fn a_server_of_the_older_shape_is_told_the_schema_in_that() {
+    let schema = json!({ "type": "object", "properties": { "total": { "type": "number" } },
+        "required": ["total"], "additionalProperties": false });
+    let replies = vec![
+        Reply::Status(422, "", "{\"detail\": \"should be 'json_object'\"}".into()),
+        Reply::says("{\"total\": 12.5}"),
+        Reply::says("{\"total\": 3}"),
+    ];
+    let server = Server::start(replies);
+    let mut stage = stage::<ExtractConfig>(&server.url, json!({ "schema": schema }));
+    let out = run_stage(&mut *stage, [blank_page(4, 4), blank_page(4, 4)]);
+    assert!(out.dead.is_empty() && out.sent.len() == 2, "{:?}", out.dead);
+    let asked = server.asked();
+    let shape = |n: usize| &asked[n].body["response_format"];
+    assert_eq!(shape(0)["type"], "json_schema");
+    for n in [1, 2] {
+        assert_eq!(
+            *shape(n),
+            json!({ "type": "json_object", "schema": schema })
+        );
+    }
+}
+
+#[test]
+fn a_server_without_schemas_is_quoted_with_its_first_refusal() {
+    let refusal = |text: &str| Reply::Status(400, "", json!({ "error": text }).to_string());
+    let server = Server::start(vec![refusal("no schemas"), refusal("what is this")]);
+    let labels = json!({ "labels": ["invoice", "letter"] });
+    let mut stage = stage::<ClassifyConfig>(&server.url, labels);
+    let out = run_stage(&mut *stage, [blank_page(4, 4)]);
+    assert!(
+        out.dead[0].1.ends_with("answered 400: no schemas"),
+        "{:?}",
+        out.dead
+    );
+    assert_eq!(server.asked().len(), 2);
+}
+
+#[test]
+fn words_alone_are_one_text() {
+    let server = Server::start(vec![Reply::says("A mill.")]);
+    let more = json!({ "image": false, "prompt": "Name {{ uri }}." });
+    let mut stage = stage::<GenerateConfig>(&server.url, more);
+    let out = run_stage(&mut *stage, [blank_page(4, 4)]);
+    assert!(out.dead.is_empty(), "{:?}", out.dead);
+    let asked = server.asked();
+    assert_eq!(
+        asked[0].body["messages"],
+        json!([{ "role": "user", "content": "Name a.pdf." }])
+    );
+}
+
+#[test]
 fn a_label_comes_with_what_the_server_tells_of_its_likelihood() {
     let body = json!({ "choices": [{ "message": { "content": "\"letter\"" },
         "finish_reason": "stop",
@@ -249,17 +304,11 @@ fn a_hint_is_cut_and_that_is_said() {
             grammar: None,
         },
     };
-    let (request, note) = chat_request("tiny", &ask).unwrap();
+    let (request, note) = chat_request("tiny", &ask, Shape::JsonSchema).unwrap();
     assert_eq!(
         note.unwrap(),
         "the words were cut from 100000 to 16384 bytes"
     );
     assert_eq!(request["messages"][0]["content"], "You read.");
-    assert!(
-        request["messages"][1]["content"][0]["text"]
-            .as_str()
-            .unwrap()
-            .len()
-            < 17_000
-    );
+    assert!(request["messages"][1]["content"].as_str().unwrap().len() < 17_000);
 }
