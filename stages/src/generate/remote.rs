@@ -11,7 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder};
-use pagemill_pipeline::{FieldError, Image, ItemError, Resources, StageError};
+use pagemill_pipeline::{FieldError, Image, ItemError, Resources, Secrets, StageError};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
@@ -245,7 +245,8 @@ impl Remote {
                 return Ok(Err(format!("{why}, {n} times")));
             };
             let wait = asked_wait.unwrap_or(wait).min(MAX_WAIT);
-            tracing::warn!("{} {why}; trying again in {wait:.1?}", self.settings.url);
+            let url = Secrets::default().redact(&self.settings.url).into_owned();
+            tracing::warn!("{url} {why}; trying again in {wait:.1?}");
             let until = Instant::now() + wait;
             while Instant::now() < until {
                 if is_cancelled() {
