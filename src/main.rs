@@ -14,6 +14,7 @@ mod picture;
 mod progress;
 mod run;
 mod search;
+mod secrets;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -85,18 +86,18 @@ struct ConfigArgs {
 
 impl ConfigArgs {
     fn read(&self) -> Result<ConfigFile, ConfigError> {
-        ConfigFile::read(
-            &self.config,
-            &self.overrides,
-            &pagemill::registry(),
-            &variable,
-        )
+        let registry = pagemill::registry();
+        let file = ConfigFile::read(&self.config, &self.overrides, &registry, &variable)?;
+        secrets::keep(file.secrets());
+        Ok(file)
     }
 
     /// The same with a text that was read from the file before.
     fn parse(&self, text: &str) -> Result<ConfigFile, ConfigError> {
         let registry = pagemill::registry();
-        ConfigFile::parse(&self.config, text, &self.overrides, &registry, &variable)
+        let file = ConfigFile::parse(&self.config, text, &self.overrides, &registry, &variable)?;
+        secrets::keep(file.secrets());
+        Ok(file)
     }
 }
 
@@ -139,11 +140,11 @@ fn report_error(error: &anyhow::Error) -> ExitCode {
     {
         return DONE.into(); // Whoever read the output has enough.
     }
-    let _ = writeln!(stderr, "error: {error}");
+    let _ = writeln!(stderr, "error: {}", secrets::without(&error.to_string()));
     let Some(hinted) = error.downcast_ref::<Hinted>() else {
         return FAILED.into();
     };
-    let _ = writeln!(stderr, "hint: {}", hinted.hint);
+    let _ = writeln!(stderr, "hint: {}", secrets::without(&hinted.hint));
     hinted.code.into()
 }
 

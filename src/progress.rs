@@ -135,8 +135,10 @@ pub(crate) struct LogWriter;
 
 impl Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Each call is one event: a secret is not cut in two.
+        let line = crate::secrets::without(&String::from_utf8_lossy(bytes));
         // A terminal that was closed must not break the run.
-        let _ = above(|| io::stderr().write_all(bytes));
+        let _ = above(|| io::stderr().write_all(line.as_bytes()));
         Ok(bytes.len())
     }
 

@@ -107,7 +107,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<u8> {
             stdout,
             "{}. {}{page}  (score {:.4})",
             index + 1,
-            hit.document,
+            plain(&hit.document),
             hit.score
         )?;
         for line in wrapped(&hit.text) {
@@ -158,9 +158,16 @@ fn json(hit: &Hit) -> serde_json::Value {
     })
 }
 
+/// The text without what a terminal would obey: whoever wrote a document may have
+/// put it there.
+fn plain(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && !c.is_whitespace(), "\u{fffd}")
+}
+
 /// The passage in lines that fit a terminal, without its own line breaks.
 fn wrapped(text: &str) -> Vec<String> {
     const WIDTH: usize = 88;
+    let text = plain(text);
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match lines.last_mut() {
@@ -184,5 +191,13 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert!(lines.iter().all(|line| line.len() <= 88));
         assert!(wrapped(" \n ").is_empty());
+    }
+
+    #[test]
+    fn a_passage_cannot_give_orders_to_the_terminal() {
+        assert_eq!(
+            wrapped("a\u{1b}[2Jb\u{9b}1m\tc"),
+            ["a\u{fffd}[2Jb\u{fffd}1m c"]
+        );
     }
 }

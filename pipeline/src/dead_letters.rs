@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::document::{Document, Resumed};
 use crate::error::{ItemError, StageError};
 use crate::key::{Key, Origin};
+use crate::secrets::Secrets;
 
 /// One item that was set aside, as it is written to disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +65,7 @@ pub(crate) struct DeadLetters {
     pipeline: String,
     folder: Option<PathBuf>,
     told: Option<OnDeadLetter>,
+    secrets: Secrets,
     /// Documents that have letters of earlier runs, as hexadecimal ids.
     old: Mutex<HashSet<String>>,
 }
@@ -86,6 +88,7 @@ impl DeadLetters {
                 pipeline: pipeline.to_owned(),
                 folder: None,
                 told: None,
+                secrets: Secrets::default(),
                 old: Mutex::default(),
             });
         };
@@ -96,6 +99,7 @@ impl DeadLetters {
             pipeline: pipeline.to_owned(),
             folder: Some(folder),
             told: None,
+            secrets: Secrets::default(),
             old: Mutex::new(old),
         })
     }
@@ -103,6 +107,12 @@ impl DeadLetters {
     /// The same, with who is told of each letter.
     pub(crate) fn told_to(self, told: Option<OnDeadLetter>) -> Self {
         Self { told, ..self }
+    }
+
+    /// The same, with what no letter says.
+    pub(crate) fn without(self, secrets: &Secrets) -> Self {
+        let secrets = secrets.clone();
+        Self { secrets, ..self }
     }
 
     /// Takes away the letters that earlier runs left for this document, but for
@@ -196,8 +206,14 @@ impl DeadLetters {
             content_hash: document.map(|_| origin.content_hash.to_string()),
             page: key.page,
             part: key.part,
-            error: error.message(&origin.label(key)),
-            hint: error.hint.clone(),
+            error: self
+                .secrets
+                .redact(&error.message(&origin.label(key)))
+                .into_owned(),
+            hint: error
+                .hint
+                .as_ref()
+                .map(|hint| self.secrets.redact(hint).into_owned()),
             at_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
         };
         if let Some(folder) = &self.folder {

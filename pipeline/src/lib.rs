@@ -268,6 +268,7 @@ mod registry;
 mod report;
 mod retry;
 mod run;
+mod secrets;
 mod source_outlet;
 mod stage;
 mod stream;
@@ -297,6 +298,7 @@ pub use registry::{Kind, Registry};
 pub use report::{NodeReport, Report, Snapshot, StopReason};
 pub use retry::{OnError, Retry};
 pub use run::{RunControl, RunError, RunOptions};
+pub use secrets::Secrets;
 pub use source_outlet::{FeedAgain, KnownDocument, Provenance, SourceOutlet};
 pub use stage::{
     Delivery, Ended, Inventory, Outlet, Resources, Sink, SinkConfig, SinkInput, Source,

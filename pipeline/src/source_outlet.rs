@@ -253,6 +253,7 @@ impl SourceOutlet {
         if !self.wants(origin.id) {
             return Ok(());
         }
+        let error = &self.shared.secrets.redact_item(error);
         let letters = &self.shared.dead_letters;
         letters.forget(&origin.id.to_string(), None)?;
         let key = Key::document(origin.id);

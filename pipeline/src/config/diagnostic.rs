@@ -8,6 +8,7 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use crate::metrics::Role;
+use crate::secrets::Secrets;
 
 /// One thing that is wrong with a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +79,8 @@ impl Wiring {
 pub(crate) struct Sources {
     texts: Vec<Source>,
     n_bytes: usize,
+    /// What errors do not show.
+    pub(crate) secrets: Secrets,
 }
 
 #[derive(Debug, Clone)]
@@ -112,6 +115,15 @@ impl Sources {
         });
         self.n_bytes += 1;
         start..start
+    }
+
+    /// The same texts, as they may be shown.
+    fn masked(&self) -> Self {
+        let mut masked = self.clone();
+        for source in &mut masked.texts {
+            source.text = source.text.take().map(|text| self.secrets.mask(&text));
+        }
+        masked
     }
 
     /// The text that a span stands in.
@@ -149,8 +161,14 @@ impl ConfigError {
     pub(crate) fn new(sources: &Sources, mut diagnostics: Vec<Diagnostic>) -> Self {
         diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
         diagnostics.dedup();
+        for Diagnostic { message, hint, .. } in &mut diagnostics {
+            *message = sources.secrets.redact(message).into_owned();
+            *hint = hint
+                .take()
+                .map(|hint| sources.secrets.redact(&hint).into_owned());
+        }
         Self {
-            sources: sources.clone(),
+            sources: sources.masked(),
             diagnostics,
         }
     }

@@ -7,6 +7,7 @@ mod flow;
 mod interpolate;
 pub(crate) mod node;
 mod overrides;
+mod variables;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ pub(crate) use node::{Input, NodeDraft};
 use crate::graph::{Graph, check};
 use crate::metrics::Role;
 use crate::registry::Registry;
+use crate::secrets::Secrets;
 
 /// Where dead letters go where the file does not say.
 const DEFAULT_DEAD_LETTERS: &str = "data/dead-letters";
@@ -98,7 +100,8 @@ impl ConfigFile {
         }
         let mut root = root.into_inner();
         overrides::apply(&mut root, overrides, &mut sources, &mut diagnostics);
-        interpolate_table(&mut root, variable, &mut diagnostics);
+        let secrets = variables::put_in(&mut root, variable, &mut diagnostics);
+        sources.secrets = secrets;
         let tables = in_order(root);
         if tables.is_empty() && diagnostics.is_empty() {
             let hint = "begin with `[documents.source.files]`; the README has an annotated example";
@@ -109,7 +112,8 @@ impl ConfigFile {
             let Some(draft) = read_pipeline(&name, table, registry, &mut diagnostics) else {
                 continue;
             };
-            graphs.extend(check(draft, &mut diagnostics));
+            let graph = check(draft, &mut diagnostics);
+            graphs.extend(graph.map(|graph| graph.keeping(&sources.secrets)));
         }
         if diagnostics.is_empty() {
             Ok(Self {
@@ -149,6 +153,13 @@ impl ConfigFile {
                     &hint,
                 )
             })
+    }
+
+    /// The values that are not to be shown: those of variables and settings that
+    /// are called like secrets. Errors, reports and dead letters are without
+    /// them; what else a program writes, such as its log, it redacts itself.
+    pub fn secrets(&self) -> &Secrets {
+        &self.sources.secrets
     }
 
     /// Makes a pipeline ready to run: builds every node.
@@ -197,42 +208,6 @@ fn in_order(table: DeTable<'_>) -> Vec<(Spanned<String>, Spanned<DeValue<'_>>)> 
     let mut entries: Vec<_> = entries.collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     entries
-}
-
-fn interpolate_table(
-    table: &mut DeTable<'_>,
-    variable: &dyn Fn(&str) -> Option<String>,
-    diagnostics: &mut Vec<Diagnostic>,
-) {
-    for (_, value) in table.iter_mut() {
-        interpolate_value(value, variable, diagnostics);
-    }
-}
-
-fn interpolate_value(
-    value: &mut Spanned<DeValue<'_>>,
-    variable: &dyn Fn(&str) -> Option<String>,
-    diagnostics: &mut Vec<Diagnostic>,
-) {
-    let span = value.span();
-    match value.get_mut() {
-        DeValue::String(text) => match interpolate::interpolate(text, variable) {
-            Ok(new) => {
-                let new = new.into_owned();
-                *text = new.into();
-            }
-            Err(error) => {
-                diagnostics.push(Diagnostic::new(span, error.to_string()).hint(error.hint()));
-            }
-        },
-        DeValue::Array(values) => {
-            for value in values.iter_mut() {
-                interpolate_value(value, variable, diagnostics);
-            }
-        }
-        DeValue::Table(table) => interpolate_table(table, variable, diagnostics),
-        _ => {}
-    }
 }
 
 /// Reads one pipeline's table; `None` if it is none.

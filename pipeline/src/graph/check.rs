@@ -10,6 +10,7 @@ use crate::config::{Diagnostic, Flow, Input, PipelineDraft, Wiring, suggest};
 use crate::edge::{Carries, Route};
 use crate::fields::FieldSet;
 use crate::metrics::Role;
+use crate::secrets::Secrets;
 
 /// Checks a draft's graph; `None` if something is wrong, which is then reported.
 pub(crate) fn check(draft: PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> Option<Graph> {
@@ -219,6 +220,7 @@ fn assemble(draft: PipelineDraft, links: &Links, order: &[usize]) -> Assembled {
             settings: node.settings,
             places: node.places,
             canonical: node.canonical,
+            shown_when: None,
         });
         flows.push(node.flow);
     }
@@ -228,6 +230,7 @@ fn assemble(draft: PipelineDraft, links: &Links, order: &[usize]) -> Assembled {
         dead_letters: draft.dead_letters,
         ledger: draft.ledger,
         nodes,
+        secrets: Secrets::default(),
     };
     Assembled {
         graph,

@@ -19,6 +19,7 @@ use crate::metrics::Role;
 use crate::registry::Settings;
 use crate::retry::OnError;
 use crate::run::RunOptions;
+use crate::secrets::Secrets;
 use crate::stage::{Resources, Sink, Source, Stage};
 
 pub(crate) use check::check;
@@ -31,6 +32,7 @@ pub struct Graph {
     dead_letters: Option<PathBuf>,
     ledger: Option<PathBuf>,
     nodes: Vec<GraphNode>,
+    secrets: Secrets,
 }
 
 /// One node of a [`Graph`].
@@ -56,6 +58,8 @@ pub struct GraphNode {
     canonical: String,
     /// Its `when`, `else` and `join`, as text.
     flow: String,
+    /// What `when` says without secrets, where that is something else.
+    shown_when: Option<String>,
 }
 
 impl GraphNode {
@@ -85,7 +89,9 @@ impl GraphNode {
         match self.routes.get(number)? {
             Route::Always => None,
             Route::Otherwise => Some("else"),
-            Route::When(expression) => Some(expression.text()),
+            Route::When(expression) => {
+                Some(self.shown_when.as_deref().unwrap_or(expression.text()))
+            }
         }
     }
     /// Threads that work on it.
@@ -152,6 +158,7 @@ pub struct Pipeline {
     /// Whether a run can resume inside a document.
     pub(crate) can_stage: bool,
     pub(crate) options: RunOptions,
+    pub(crate) secrets: Secrets,
     pub(crate) nodes: Vec<Node>,
 }
 
@@ -237,6 +244,24 @@ impl Graph {
         &self.nodes
     }
 
+    /// The same graph, which shows these values nowhere. They do not count in the
+    /// fingerprint either: the rows stay when a token is replaced.
+    pub(crate) fn keeping(mut self, secrets: &Secrets) -> Self {
+        self.description = self
+            .description
+            .map(|text| secrets.redact(&text).into_owned());
+        for node in &mut self.nodes {
+            node.canonical = secrets.redact_known(&node.canonical);
+            node.flow = secrets.redact_known(&node.flow);
+            node.shown_when = node.routes.iter().find_map(|route| match route {
+                Route::When(expression) => Some(secrets.redact(expression.text()).into_owned()),
+                Route::Always | Route::Otherwise => None,
+            });
+        }
+        self.secrets = secrets.clone();
+        self
+    }
+
     /// Hash of what makes the rows: the stages, their settings, their order,
     /// the routes between them, and the models that `resources` lead to.
     /// Sources, sinks, workers and batches do not count.
@@ -313,6 +338,7 @@ impl Graph {
                 .iter()
                 .any(|node| node.fields.cardinality.gathers()),
             options: RunOptions::default(),
+            secrets: self.secrets.clone(),
             nodes,
         })
     }

@@ -15,6 +15,8 @@ mod random_graphs;
 #[cfg(test)]
 mod resuming;
 #[cfg(test)]
+mod secrecy;
+#[cfg(test)]
 mod test_kinds;
 #[cfg(test)]
 mod tests;
@@ -37,6 +39,7 @@ use crate::ledger::{Ledger, Progress};
 use crate::metrics::{NodeMetrics, Role, RunMetrics, SinkMeter, add_one};
 use crate::report::{Report, StopReason};
 use crate::retry::OnError;
+use crate::secrets::Secrets;
 use crate::source_outlet::FeedAgain;
 use crate::stage::{Inventory, SinkInput};
 use crate::trace::Trace;
@@ -53,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) dead_letters: DeadLetters,
     pub(crate) progress: Arc<Progress>,
     pub(crate) options: RunOptions,
+    /// What errors and logs do not show.
+    pub(crate) secrets: Secrets,
     /// The documents of `options.retries`: no other is sent.
     pub(crate) only: Option<HashSet<DocumentId>>,
     /// The nodes that gather, by their place in the graph.
@@ -96,7 +101,7 @@ impl Shared {
             let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
             failure.get_or_insert_with(|| Failure {
                 node: node.to_owned(),
-                error,
+                error: self.secrets.redact_error(error),
             });
         }
         self.stop.cancel();
@@ -115,6 +120,7 @@ impl Shared {
         item: &Item,
         error: &ItemError,
     ) -> Result<(), StageError> {
+        let error = &self.secrets.redact_item(error);
         let hint = error.hint.as_deref();
         let document = item.token.as_ref().map(Token::document);
         NodeMetrics::count(&metrics.dead_letters, 1);
@@ -180,10 +186,13 @@ impl Pipeline {
     pub async fn run(self, control: &RunControl) -> Result<Report, RunError> {
         let started = Instant::now();
         let name = self.name.clone();
-        let refused = |node: &str, error| RunError::before_it_began(&name, node, error);
+        let secrets = self.secrets.clone();
+        let refused =
+            |node: &str, error| RunError::before_it_began(&name, node, secrets.redact_error(error));
         let dead_letters = DeadLetters::open(self.dead_letters.as_deref(), &self.name)
             .map_err(|error| refused("dead_letters", error))?
-            .told_to(self.on_dead_letter.clone());
+            .told_to(self.on_dead_letter.clone())
+            .without(&secrets);
         let progress = self
             .open_ledger()
             .map_err(|error| refused("ledger", error))?;
@@ -195,6 +204,7 @@ impl Pipeline {
             progress,
             gathers: self.gathers(),
             options: self.options.clone(),
+            secrets: secrets.clone(),
             only: self.options.documents(),
             sinks: RwLock::default(),
             failure: Mutex::default(),
@@ -261,7 +271,9 @@ impl Pipeline {
     /// that cannot say what it holds.
     pub async fn rebuild_ledger(self) -> Result<usize, RunError> {
         let name = self.name.clone();
-        let refused = |node: &str, error| RunError::before_it_began(&name, node, error);
+        let secrets = self.secrets.clone();
+        let refused =
+            |node: &str, error| RunError::before_it_began(&name, node, secrets.redact_error(error));
         let progress = self
             .open_ledger()
             .map_err(|error| refused("ledger", error))?;

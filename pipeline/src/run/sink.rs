@@ -168,7 +168,9 @@ impl SinkRunner {
         }
         for wait in self.on_error.waits() {
             let Err(error) = &done else { break };
-            tracing::warn!(node = &*self.node, "{error}; trying again in {wait:.1?}");
+            let problem = error.to_string();
+            let problem = self.shared.secrets.redact(&problem);
+            tracing::warn!(node = &*self.node, "{problem}; trying again in {wait:.1?}");
             NodeMetrics::count(&self.metrics.retries, 1);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}

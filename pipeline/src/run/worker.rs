@@ -182,9 +182,11 @@ impl Running {
             }
             NodeMetrics::count(&self.metrics.retries, 1);
             if let Err(error) = &ended {
+                let problem = error.to_string();
+                let problem = self.port.shared.secrets.redact(&problem);
                 tracing::warn!(
                     node = &*self.port.node,
-                    "{error}; trying again in {wait:.1?}"
+                    "{problem}; trying again in {wait:.1?}"
                 );
             }
             self.port.shared.stop.sleep(wait)?;

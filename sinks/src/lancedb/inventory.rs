@@ -7,7 +7,7 @@ use futures::TryStreamExt as _;
 use lance::Dataset;
 use lance::dataset::transaction::Operation;
 use lance::table::format::Fragment;
-use pagemill_pipeline::{DocumentId, Inventory, StageError, StoredDocument};
+use pagemill_pipeline::{DocumentId, Inventory, Secrets, StageError, StoredDocument};
 
 use super::commit::Table;
 use crate::row::{CONTENT_HASH, DOCUMENT, DOCUMENT_ID, FINGERPRINT};
@@ -34,7 +34,9 @@ impl Table {
     /// its rows since the inventory.
     pub(super) fn mark(&self) -> Option<String> {
         let version = self.known_version?;
-        Some(format!("{}@{version}", self.uri()))
+        // The ledger keeps it, which is no place for a password in a URL.
+        let uri = Secrets::default().redact(self.uri()).into_owned();
+        Some(format!("{uri}@{version}"))
     }
 
     fn version(&self) -> u64 {

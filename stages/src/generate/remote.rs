@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
-use pagemill_pipeline::{FieldError, ItemError, Resources, StageError};
+use pagemill_pipeline::{FieldError, ItemError, Resources, Secrets, StageError};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
@@ -279,7 +279,8 @@ impl Remote {
                 return Ok(Err(Unanswered::Failed(format!("{why}, {n} times"))));
             };
             let wait = asked_wait.unwrap_or(wait).min(MAX_WAIT);
-            tracing::warn!("{} {why}; trying again in {wait:.1?}", self.settings.url);
+            let url = Secrets::default().redact(&self.settings.url).into_owned();
+            tracing::warn!("{url} {why}; trying again in {wait:.1?}");
             let until = Instant::now() + wait;
             while Instant::now() < until {
                 if is_cancelled() {
