@@ -1,6 +1,6 @@
 //! Prompts with fields of the item in them: `"Summarize: {{ text }}"`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use minijinja::{Environment, UndefinedBehavior, Value as Shown};
 use pagemill_pipeline::{Field, FieldError, FieldType, Fields, Item, ItemError, Value};
@@ -71,7 +71,8 @@ impl PromptTemplate {
     /// # Errors
     /// The item lacks a field that it names.
     pub(super) fn render(&self, action: &'static str, item: &Item) -> Result<String, ItemError> {
-        let mut values = Vec::with_capacity(self.names.len());
+        // Pairs in a list would become a list to the template, not its fields.
+        let mut values = BTreeMap::new();
         for name in &self.names {
             let value = match (name.as_str(), item.get(name)) {
                 (_, Some(value)) => show(value),
@@ -83,14 +84,13 @@ impl PromptTemplate {
                 let reason = format!("`{name}` is nothing that a prompt can show");
                 ItemError::new(action, reason).hint("name fields of text, numbers or flags")
             })?;
-            values.push((name.clone(), value));
+            values.insert(name.clone(), value);
         }
         let wrong = |error: minijinja::Error| {
             let reason = format!("`{}` cannot be filled in: {error}", self.setting);
             ItemError::new(action, reason).hint("see the template in the configuration")
         };
         let template = self.environment.get_template("prompt").map_err(wrong)?;
-        let values: Shown = values.into_iter().collect();
         template.render(values).map_err(wrong)
     }
 }
