@@ -43,7 +43,7 @@ dead_letters = "$folder/$1-dead"
 [$1.source.files]
 kind = "read_files"
 path = "$root/examples/documents"
-include = ["invoice.pdf", "manual.pdf"]
+include = ["invoice.pdf", "paper.pdf", "slides.pdf"]
 
 [$1.stage.pages]
 kind = "render_pdf"

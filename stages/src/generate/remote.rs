@@ -341,6 +341,8 @@ impl Remote {
             let said = body.map(|body| what_it_says(&body)).unwrap_or_default();
             let why = format!("answered {status}{said}");
             return Err(match status {
+                // llama-cpp-python says so of a request that it cannot read.
+                500 if why.contains("response_format") => Refused::Request(why),
                 408 | 409 | 425 | 429 | 500.. => Refused::ForNow { why, wait },
                 401 | 403 | 404 | 405 => Refused::All(why),
                 _ => Refused::Request(why),

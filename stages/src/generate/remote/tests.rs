@@ -158,23 +158,25 @@ fn an_object_is_asked_for_by_its_schema_and_checked() {
 fn a_server_of_the_older_shape_is_told_the_schema_in_that() {
     let schema = json!({ "type": "object", "properties": { "total": { "type": "number" } },
         "required": ["total"], "additionalProperties": false });
-    let replies = vec![
-        Reply::Status(422, "", "{\"detail\": \"should be 'json_object'\"}".into()),
-        Reply::says("{\"total\": 12.5}"),
-        Reply::says("{\"total\": 3}"),
-    ];
-    let server = Server::start(replies);
-    let mut stage = stage::<ExtractConfig>(&server.url, json!({ "schema": schema }));
-    let out = run_stage(&mut *stage, [blank_page(4, 4), blank_page(4, 4)]);
-    assert!(out.dead.is_empty() && out.sent.len() == 2, "{:?}", out.dead);
-    let asked = server.asked();
-    let shape = |n: usize| &asked[n].body["response_format"];
-    assert_eq!(shape(0)["type"], "json_schema");
-    for n in [1, 2] {
-        assert_eq!(
-            *shape(n),
-            json!({ "type": "json_object", "schema": schema })
-        );
+    let said = "{'loc': ('body', 'response_format', 'type'), 'msg': \"be 'json_object'\"}";
+    let said = json!({ "error": { "message": said } }).to_string();
+    for status in [422, 500] {
+        let replies = vec![
+            Reply::Status(status, "", said.clone()),
+            Reply::says("{\"total\": 12.5}"),
+            Reply::says("{\"total\": 3}"),
+        ];
+        let server = Server::start(replies);
+        let mut stage = stage::<ExtractConfig>(&server.url, json!({ "schema": schema }));
+        let out = run_stage(&mut *stage, [blank_page(4, 4), blank_page(4, 4)]);
+        assert!(out.dead.is_empty() && out.sent.len() == 2, "{:?}", out.dead);
+        let asked = server.asked();
+        let shape = |n: usize| &asked[n].body["response_format"];
+        assert_eq!(shape(0)["type"], "json_schema");
+        for n in [1, 2] {
+            let older = json!({ "type": "json_object", "schema": schema });
+            assert_eq!(*shape(n), older);
+        }
     }
 }
 
