@@ -27,7 +27,7 @@ lint: setup ## Formatting, clippy and rustdoc with warnings denied; cargo-deny a
 	@scripts/optional-lints
 
 bench: setup ## Run the benchmarks (BENCH_PROFILE=dev reuses what the demo compiled)
-	$(CARGO) bench --workspace --locked --profile $(BENCH_PROFILE) --bench engine --bench maxsim --bench memory --bench pages
+	$(CARGO) bench --workspace --locked --profile $(BENCH_PROFILE) --bench engine --bench isolation --bench maxsim --bench memory --bench pages
 
 install: setup ## Build with optimizations and install the `pagemill` command
 	$(CARGO) install --path . --locked --profile release

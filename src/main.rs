@@ -126,6 +126,12 @@ fn main() -> ExitCode {
     ended.map_or_else(|error| report_error(&error), ExitCode::from)
 }
 
+/// The text without what a terminal would obey: whoever wrote a document, or named
+/// its file, may have put it there.
+fn plain(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && !c.is_whitespace(), "\u{fffd}")
+}
+
 /// Prints an error with its causes, and says what kind it was.
 fn report_error(error: &anyhow::Error) -> ExitCode {
     let mut stderr = std::io::stderr().lock();

@@ -9,7 +9,7 @@ use pagemill::sinks::lancedb::{Hit, PageDetail, Question, SearchMode};
 use pagemill::{EmbeddedQuestion, Searcher};
 
 use crate::explain::Asked;
-use crate::{ConfigArgs, DONE, Hinted};
+use crate::{ConfigArgs, DONE, Hinted, plain};
 
 /// Ask a question of the table that a pipeline filled.
 #[derive(Args)]
@@ -156,12 +156,6 @@ fn json(hit: &Hit) -> serde_json::Value {
         "part": hit.part,
         "text": hit.text,
     })
-}
-
-/// The text without what a terminal would obey: whoever wrote a document may have
-/// put it there.
-fn plain(text: &str) -> String {
-    text.replace(|c: char| c.is_control() && !c.is_whitespace(), "\u{fffd}")
 }
 
 /// The passage in lines that fit a terminal, without its own line breaks.

@@ -107,6 +107,9 @@ mod encoder;
 // From pixels and text to text.
 mod generate;
 
+#[doc(hidden)]
+pub mod fuzzing;
+
 #[cfg(test)]
 mod reference;
 

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde::Deserialize;
 
-use crate::error::{ModelError, ShapeMismatch};
+use crate::error::{Cause, ModelError, ShapeMismatch};
 use crate::files;
 
 /// Makes the name by which a network asks for a tensor of the one in the file.
@@ -105,22 +105,11 @@ impl Weights {
         // reader of mapped weights, a process that truncates the file meanwhile kills us;
         // model files are replaced by renaming, never cut.
         let map = unsafe { Mmap::map(&file) }.map_err(read)?;
-        let damaged = |source| ModelError::Weights {
-            path: path.clone(),
-            source,
-        };
-        let (n_header_bytes, metadata): (usize, Metadata) =
-            SafeTensors::read_metadata(&map).map_err(|error| damaged(Box::new(error)))?;
-        // The library adds the same without regard to overflow. Tensors follow each other
-        // without gaps, so what holds for the end holds for all.
-        let n_expected_bytes = metadata.data_len().checked_add(8 + n_header_bytes);
-        if n_expected_bytes != Some(map.len()) {
-            let text = format!(
-                "the header does not describe the file's {} bytes",
-                map.len()
-            );
-            return Err(damaged(text.into()));
-        }
+        let (n_header_bytes, metadata) =
+            read_header(&map).map_err(|source| ModelError::Weights {
+                path: path.clone(),
+                source,
+            })?;
         for (name_in_file, info) in metadata.tensors() {
             let name = (self.rename)(&name_in_file);
             let entry = Entry {
@@ -299,6 +288,25 @@ impl Weights {
             release(&self.maps[entry.file].1, header + start, end - start);
         }
     }
+}
+
+/// Reads the header of a whole file: its length, and what it says.
+///
+/// # Errors
+/// It is damaged, or describes another file than this one.
+pub(crate) fn read_header(file: &[u8]) -> Result<(usize, Metadata), Cause> {
+    let (n_header_bytes, metadata) = SafeTensors::read_metadata(file)?;
+    // The library adds the same without regard to overflow. Tensors follow each other
+    // without gaps, so what holds for the end holds for all.
+    let n_expected_bytes = metadata.data_len().checked_add(8 + n_header_bytes);
+    if n_expected_bytes != Some(file.len()) {
+        let text = format!(
+            "the header does not describe the file's {} bytes",
+            file.len()
+        );
+        return Err(text.into());
+    }
+    Ok((n_header_bytes, metadata))
 }
 
 /// Values that one core converts at a time.

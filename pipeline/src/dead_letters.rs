@@ -54,6 +54,9 @@ pub struct DeadLetter {
     pub at_unix_ms: u64,
 }
 
+/// A letter holds a line of input at most.
+const MAX_LETTER_BYTES: u64 = 16 << 20;
+
 /// Who is told of each letter.
 pub(crate) type OnDeadLetter = Arc<dyn Fn(&DeadLetter) + Send + Sync>;
 
@@ -322,12 +325,11 @@ pub fn read_filed_letters(root: &Path) -> io::Result<Vec<FiledLetter>> {
                 .extension()
                 .is_some_and(|extension| extension == "json")
             {
-                let bytes = match fs::read(&path) {
+                let letter = match read_letter(&path) {
                     // A run that reads the document again has taken it away.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    bytes => bytes?,
+                    letter => letter?,
                 };
-                let letter = serde_json::from_slice::<DeadLetter>(&bytes).ok();
                 letters.extend(letter.map(|letter| FiledLetter::new(path, letter)));
             }
         }
@@ -337,6 +339,16 @@ pub fn read_filed_letters(root: &Path) -> io::Result<Vec<FiledLetter>> {
         place(a).cmp(&place(b))
     });
     Ok(letters)
+}
+
+/// The letter in a file; none where somebody has put something else.
+fn read_letter(path: &Path) -> io::Result<Option<DeadLetter>> {
+    let metadata = fs::metadata(path)?;
+    // A pipe would be waited for, and so would a file without end.
+    if !metadata.is_file() || metadata.len() > MAX_LETTER_BYTES {
+        return Ok(None);
+    }
+    Ok(serde_json::from_slice(&fs::read(path)?).ok())
 }
 
 /// The page in the rest of a letter's name: 7 in `-p7-c2-render.json`.
@@ -417,6 +429,39 @@ mod tests {
         filed[0].remove().expect("gone already");
         let left = read_filed_letters(root.path()).expect("readable");
         assert_eq!(left, filed[1..]);
+    }
+
+    #[test]
+    fn what_somebody_else_put_among_the_letters_is_passed_over() {
+        let root = tempfile::tempdir().expect("a temporary folder");
+        let origin = Origin::new("a.pdf", "application/pdf", b"%PDF");
+        let letters = DeadLetters::open(Some(root.path()), "pages").expect("writable");
+        let error = ItemError::new("render", "the page has no size");
+        let key = Key::document(origin.id).with_page(7);
+        letters
+            .write("render", &origin, key, &error, None)
+            .expect("written");
+        let folder = root.path().join("pages");
+        fs::create_dir(folder.join("folder.json")).expect("made");
+        for (name, content) in [
+            ("empty.json", ""),
+            ("cut.json", "{\"pipeline\": \"pages\", \"node"),
+            ("other.json", "{\"pipeline\": 7}"),
+            ("deep.json", &"[".repeat(100_000)),
+            ("ü.json", "[]"),
+        ] {
+            fs::write(folder.join(name), content).expect("written");
+        }
+        let huge = fs::File::create(folder.join("huge.json")).expect("made");
+        huge.set_len(1 << 40).expect("a file with a hole");
+        std::os::unix::fs::symlink("/dev/zero", folder.join("endless.json")).expect("made");
+        std::os::unix::fs::symlink("nowhere", folder.join("gone.json")).expect("made");
+        assert_eq!(read_dead_letters(root.path()).expect("readable").len(), 1);
+        let letters = DeadLetters::open(Some(root.path()), "pages").expect("writable");
+        letters
+            .forget(&origin.id.to_string(), None)
+            .expect("removed");
+        assert!(read_dead_letters(root.path()).expect("readable").is_empty());
     }
 
     #[test]

@@ -258,6 +258,8 @@ mod edge;
 mod error;
 mod expression;
 mod fields;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gather;
 mod graph;
 mod item;

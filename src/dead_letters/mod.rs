@@ -13,7 +13,7 @@ use pagemill::pipeline::{DocumentId, FeedAgain, FiledLetter, Ledger, RunOptions}
 use serde_json::{Value, json};
 
 use crate::run::{Job, Reports, supervise};
-use crate::{ConfigArgs, DEAD_LETTERS, DONE, Hinted, progress};
+use crate::{ConfigArgs, DEAD_LETTERS, DONE, Hinted, plain, progress};
 
 use letters::Letters;
 pub(crate) use letters::filed_letters;
@@ -127,8 +127,8 @@ fn list(args: &ListArgs) -> anyhow::Result<u8> {
             age(letter.at_unix_ms, now),
             letter.pipeline.clone(),
             letter.node.clone(),
-            place_of(filed),
-            letter.error.replace('\n', " "),
+            plain(&place_of(filed)),
+            plain(&letter.error.replace('\n', " ")),
         ]
     }));
     for row in &rows {
@@ -210,7 +210,7 @@ fn show(args: &ShowArgs) -> anyhow::Result<u8> {
         ];
         for (name, value) in lines {
             if let Some(value) = value.filter(|value| !value.is_empty()) {
-                writeln!(stdout, "{name:12}  {value}")?;
+                writeln!(stdout, "{name:12}  {}", plain(&value))?;
             }
         }
     }

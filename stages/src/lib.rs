@@ -65,6 +65,9 @@ mod binarize;
 #[doc(hidden)]
 pub mod attacks;
 
+#[doc(hidden)]
+pub mod fuzzing;
+
 #[cfg(test)]
 mod testing;
 

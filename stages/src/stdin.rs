@@ -1,5 +1,6 @@
 //! `kind = "stdin"`: documents that another program names, one a line.
 
+pub(crate) mod fuzzing;
 mod lines;
 mod records;
 

@@ -36,6 +36,12 @@ impl Diagnostic {
     }
 }
 
+/// The most errors that are shown: each repeats a part of the text.
+const MAX_SHOWN: usize = 50;
+
+/// Longer names are like no other.
+const MAX_NAME_BYTES: usize = 128;
+
 /// What a pipeline was wired in: hints speak its language.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wiring {
@@ -201,7 +207,9 @@ impl ConfigError {
             Renderer::plain()
         };
         let painter = painter.decor_style(DecorStyle::Ascii);
-        let rendered = self.diagnostics.iter().map(|diagnostic| {
+        let shown = self.diagnostics.iter().take(MAX_SHOWN);
+        let n_more = self.diagnostics.len() - shown.len();
+        let rendered = shown.map(|diagnostic| {
             let title = Level::ERROR.primary_title(&diagnostic.message);
             let error = match self.sources.find(&diagnostic.span) {
                 None => Group::with_title(title),
@@ -228,7 +236,11 @@ impl ConfigError {
             let report: Vec<Group<'_>> = std::iter::once(error).chain(hint).collect();
             painter.render(&report)
         });
-        rendered.collect::<Vec<_>>().join("\n\n")
+        let mut rendered: Vec<String> = rendered.collect();
+        if n_more > 0 {
+            rendered.push(format!("and {n_more} more errors"));
+        }
+        rendered.join("\n\n")
     }
 }
 
@@ -241,8 +253,12 @@ impl fmt::Display for ConfigError {
 /// The known name most like `name`, if one is like it at all.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const LIKE: f64 = 0.7;
+    const MAX_KNOWN: usize = 1000;
+    let is_short = |name: &str| name.len() <= MAX_NAME_BYTES;
     let like = known
         .into_iter()
+        .take(MAX_KNOWN)
+        .filter(|known| is_short(known) && is_short(name))
         .map(|known| (known, strsim::jaro_winkler(name, known)));
     like.filter(|(_, like)| *like >= LIKE)
         .max_by(|a, b| a.1.total_cmp(&b.1))

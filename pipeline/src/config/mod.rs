@@ -5,6 +5,7 @@ pub(crate) mod errors;
 mod explain;
 mod flow;
 mod interpolate;
+mod limits;
 pub(crate) mod node;
 mod overrides;
 mod variables;
@@ -72,10 +73,7 @@ impl ConfigFile {
         registry: &Registry,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let hint = "name another file with `--config`, or run in the folder that holds it";
-            ConfigError::of_file(format!("cannot read `{}`: {error}", path.display()), hint)
-        })?;
+        let text = limits::read(path)?;
         Self::parse(path, &text, overrides, registry, variable)
     }
 
@@ -90,15 +88,18 @@ impl ConfigFile {
         registry: &Registry,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
+        limits::check_length(path, text)?;
         let mut sources = Sources::default();
         sources.add(path, text);
         let (root, errors) = DeTable::parse_recoverable(text);
         let mut diagnostics: Vec<Diagnostic> = errors.iter().map(of_syntax).collect();
         if !diagnostics.is_empty() {
             // Past a syntax error what the file means is a guess.
+            limits::take_apart(DeValue::Table(root.into_inner()));
             return Err(ConfigError::new(&sources, diagnostics));
         }
-        let mut root = root.into_inner();
+        let mut root = limits::of_sound_depth(root.into_inner())
+            .map_err(|diagnostic| ConfigError::new(&sources, vec![diagnostic]))?;
         overrides::apply(&mut root, overrides, &mut sources, &mut diagnostics);
         let secrets = variables::put_in(&mut root, variable, &mut diagnostics);
         sources.secrets = secrets;

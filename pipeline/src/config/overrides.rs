@@ -5,7 +5,10 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Diagnostic, Sources, suggest};
+use super::{Diagnostic, Sources, limits, suggest};
+
+/// The most names in a path: a setting has four, and may hold tables.
+const MAX_NAMES: usize = 16;
 
 /// Puts every override in its place. Spans of their values point into the
 /// override itself, so that an error shows the argument, not the file.
@@ -44,6 +47,11 @@ fn apply_one<'a>(root: &mut DeTable<'a>, text: &'a str, start: usize) -> Result<
         ));
     };
     let path_span = path_start..path_start + path.len();
+    if names.len() > MAX_NAMES {
+        let message = format!("the path names more than {MAX_NAMES} tables");
+        let hint = "write a table as its value: `--set pages.stage.render.limits={ page_s = 5 }`";
+        return Err(Diagnostic::new(path_span, message).hint(hint));
+    }
     let mut table = root;
     for (depth, name) in parents.iter().enumerate() {
         // Pipelines, roles and nodes must exist; tables inside a node are made.
@@ -64,23 +72,29 @@ fn apply_one<'a>(root: &mut DeTable<'a>, text: &'a str, start: usize) -> Result<
             return Err(Diagnostic::new(path_span, message));
         };
     }
-    let parsed = parse_value(value, value_start);
+    let parsed = parse_value(value, value_start)?;
     table.remove(*key);
     table.insert(Spanned::new(path_span, (*key).into()), parsed);
     Ok(())
 }
 
 /// A TOML value; what is none is taken as a string, so that paths need no quotes.
-fn parse_value(text: &str, start: usize) -> Spanned<DeValue<'_>> {
+///
+/// # Errors
+/// It is too deep.
+fn parse_value(text: &str, start: usize) -> Result<Spanned<DeValue<'_>>, Diagnostic> {
     let trimmed = text.trim();
     let start = start + (text.len() - text.trim_start().len());
-    match DeValue::parse(trimmed) {
-        Ok(value) => shift(value, start),
-        Err(_) => Spanned::new(
-            start..start + trimmed.len(),
-            DeValue::String(trimmed.into()),
-        ),
+    let whole = start..start + trimmed.len();
+    let Ok(value) = DeValue::parse(trimmed) else {
+        return Ok(Spanned::new(whole, DeValue::String(trimmed.into())));
+    };
+    if let Some(mut problem) = limits::check_depth(value.get_ref()) {
+        limits::take_apart(value.into_inner());
+        problem.span = whole;
+        return Err(problem);
     }
+    Ok(shift(value, start))
 }
 
 /// The same value with all its spans moved by `by`.

@@ -11,6 +11,7 @@ mod calls;
 mod child;
 mod confine;
 mod failure;
+pub(crate) mod fuzzing;
 mod last_words;
 mod limits;
 pub(crate) mod process;

@@ -405,5 +405,6 @@ impl Drop for WorkerProcess {
     }
 }
 
+pub(crate) mod fuzzing;
 #[cfg(test)]
 mod tests;

@@ -322,6 +322,15 @@ pub fn send<T: Serialize>(
         return Err(ChannelError::Garbled("a message that is too long"));
     }
     frame[..4].copy_from_slice(&(n_bytes as u32).to_le_bytes());
+    send_frame(stream, &frame, carried)
+}
+
+/// Sends a message that is written already, its length first.
+pub(super) fn send_frame(
+    stream: &mut UnixStream,
+    frame: &[u8],
+    carried: Option<BorrowedFd<'_>>,
+) -> Result<(), ChannelError> {
     let carried = carried.as_slice();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -332,7 +341,7 @@ pub fn send<T: Serialize>(
     let n_sent = loop {
         match sendmsg(
             &*stream,
-            &[IoSlice::new(&frame)],
+            &[IoSlice::new(frame)],
             &mut ancillary,
             SendFlags::NOSIGNAL,
         ) {

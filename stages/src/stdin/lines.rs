@@ -37,7 +37,7 @@ impl<R: Read> Lines<R> {
     }
 
     /// The next line, or `None` at the end.
-    fn next_line(&mut self) -> io::Result<Option<Line>> {
+    pub(super) fn next_line(&mut self) -> io::Result<Option<Line>> {
         loop {
             let mut line = Vec::new();
             let n_bytes = self.read_line(&mut line)?;

@@ -1,13 +1,15 @@
 //! What does the cage cost? The same pages by `isolation` = cage, process and none.
 //!
-//! ```sh
-//! taskset -c 0 cargo run --release -p pagemill-stages --example isolation_cost -- libpdfium.so FOLDER
-//! ```
+//! `make bench` prints ratios of one run, on all cores and on one: time and
+//! processor time (of all processes) against `none`, which renders in the
+//! program itself. The three take turns, document by document, so that whatever
+//! else the machine does falls on all alike.
 //!
-//! The three take turns, document by document, so that whatever else the
-//! machine does falls on all alike; processor time is that of all processes.
+//! ```sh
+//! cargo bench -p pagemill-stages --bench isolation -- libpdfium.so FOLDER
+//! ```
 
-#![allow(clippy::print_stdout, reason = "it prints its findings")]
+#![allow(clippy::print_stdout, missing_docs)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,6 +20,7 @@ use pagemill_pipeline::{Item, Resources, Stage, StageConfig};
 use pagemill_stages::RenderPdfConfig;
 use pagemill_stages::cage::{Isolation, run_worker_if_asked};
 use pagemill_stages::render_pdf::{ProcessBudget, RenderSetup};
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 
 const ROUNDS: usize = 15;
 
@@ -34,9 +37,13 @@ fn main() -> ExitCode {
     if let Some(code) = run_worker_if_asked() {
         return code;
     }
-    let mut arguments = std::env::args_os().skip(1);
-    let pdfium = arguments.next().map(PathBuf::from);
-    let folder = arguments.next().unwrap_or("examples/documents".into());
+    // Cargo adds an argument of its own.
+    let mut arguments = std::env::args_os().skip(1).filter(|text| text != "--bench");
+    let cache = std::env::var_os("PAGEMILL_CACHE").unwrap_or_default();
+    let cached = PathBuf::from(cache).join("pdfium/libpdfium.so");
+    let pdfium = arguments.next().map_or(cached, PathBuf::from);
+    let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/documents");
+    let folder = arguments.next().unwrap_or(samples.into());
     let mut documents = Vec::new();
     for entry in std::fs::read_dir(folder)
         .expect("a folder with PDFs")
@@ -47,13 +54,29 @@ fn main() -> ExitCode {
             documents.push(std::fs::read(path).expect("a file"));
         }
     }
-    let resources = Resources::default();
     let setup = RenderSetup {
-        pdfium: pdfium.filter(|path| path.is_file()),
+        pdfium: Some(pdfium).filter(|path| path.is_file()),
         ..RenderSetup::default()
     };
-    println!("pdfium: {}", setup.pdfium.is_some());
-    resources.insert(RenderPdfConfig::KIND, setup);
+    let renderer = setup.pdfium.as_ref().map_or("hayro", |_| "pdfium");
+    println!("{renderer}, all cores");
+    measure(&documents, &setup);
+    let mut core = CpuSet::new();
+    core.set(sched_getcpu());
+    match sched_setaffinity(None, &core) {
+        Ok(()) => {
+            println!("{renderer}, one core");
+            // What is started from here on stays on it.
+            measure(&documents, &setup);
+        }
+        Err(error) => println!("no figures for one core: {error}"),
+    }
+    ExitCode::SUCCESS
+}
+
+fn measure(documents: &[Vec<u8>], setup: &RenderSetup) {
+    let resources = Resources::default();
+    resources.insert(RenderPdfConfig::KIND, setup.clone());
     let mut contestants = [Isolation::Cage, Isolation::Process, Isolation::None].map(|isolation| {
         let config = RenderPdfConfig {
             isolation,
@@ -104,7 +127,6 @@ fn main() -> ExitCode {
             contestant.n_ticks as f64 / none.1.max(1) as f64,
         );
     }
-    ExitCode::SUCCESS
 }
 
 fn median(times: &[Duration]) -> f64 {

@@ -1,0 +1,4 @@
+//! What a worker answers.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| pagemill_stages::fuzzing::replies(bytes));

@@ -1,0 +1,4 @@
+//! What a worker is asked.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| pagemill_stages::fuzzing::requests(bytes));
