@@ -144,7 +144,7 @@ fn request(
     let mut words = WORDS.iter().cycle().skip(number);
     while generator.count(&text) < arguments.n_prompt {
         text.push(' ');
-        text.extend(words.next());
+        text.extend(words.next().copied());
     }
     let mut images = Vec::new();
     if let Some(side) = arguments.image_px {
@@ -152,8 +152,8 @@ fn request(
         let pixels = noise(number, side * side * 3);
         images.push(Arc::new(processor.prepare(RgbView {
             pixels: &pixels,
-            width_px: side,
-            height_px: side,
+            width_px: side as u32,
+            height_px: side as u32,
         })?));
     }
     Ok(GenerateRequest {
