@@ -65,7 +65,7 @@ mod tests {
                     1 => file[place] ^= 1 << numbers.below(8),
                     // Digits make other shapes and offsets.
                     2 => file[place] = b'0' + numbers.below(10) as u8,
-                    3 => file.insert(place, b"0123456789[]{},\"\xff"[numbers.below(18) as usize]),
+                    3 => file.insert(place, b"0123456789[]{},\"\xff"[numbers.below(17) as usize]),
                     _ => file.truncate(place.max(1)),
                 }
             }

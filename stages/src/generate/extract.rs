@@ -58,7 +58,7 @@ impl ExtractConfig {
 impl StageConfig for ExtractConfig {
     const KIND: &'static str = "extract";
     const ABOUT: &'static str = "fields of a JSON Schema, read off each item, one column each";
-    const EXAMPLE: &'static str = "model = \"Qwen/Qwen2.5-VL-3B-Instruct\"\nschema = { type = \"object\", properties = { total = { type = \"number\" } }, required = [\"total\"] }\n";
+    const EXAMPLE: &'static str = "model = \"Qwen/Qwen2.5-VL-3B-Instruct\"\nschema = { type = \"object\", properties = { signed = { type = \"boolean\" } }, required = [\"signed\"], additionalProperties = false }\n";
 
     fn fields(&self) -> Fields {
         let reads = if self.image {
