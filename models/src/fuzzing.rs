@@ -74,7 +74,7 @@ mod tests {
                 let n = file
                     .iter()
                     .rposition(|byte| *byte == b'}')
-                    .map_or(1, |end| end - 7);
+                    .map_or(1, |end| end.saturating_sub(7));
                 file[..8].copy_from_slice(&(n.max(1) as u64).to_le_bytes());
             }
             read(&file);

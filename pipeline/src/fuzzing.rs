@@ -139,9 +139,9 @@ impl StageConfig for AnyStage {
                 table,
                 ..
             } = self;
-            let problem =
-                format!("{number} {share} {text:?} {choice:?} {path:?} {list:?} {table:?}");
-            return Err(FieldError::new("flag", problem, path.display()));
+            let path = path.display();
+            let problem = format!("{number} {share} {text:?} {choice:?} {path} {list:?} {table:?}");
+            return Err(FieldError::new("flag", problem, path));
         }
         Ok(Box::new(Nothing))
     }

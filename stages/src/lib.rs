@@ -246,7 +246,7 @@ mod tests {
         let stages = registry
             .kinds()
             .filter(|(_, kind)| kind.role == Role::Stage);
-        assert_eq!(stages.count(), 10, "a kind is not checked");
+        assert_eq!(stages.count(), 15, "a kind is not checked");
     }
 
     /// Builds the kind's example.
