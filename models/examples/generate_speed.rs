@@ -190,6 +190,10 @@ struct Speed {
 
 impl Speed {
     /// The better of each.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "it takes the place of the other"
+    )]
     fn or(self, other: Self) -> Self {
         let first = self.total_s == 0.0;
         Self {

@@ -54,7 +54,9 @@ mod tests {
         paths.sort();
         let whole: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
         assert!(!whole.is_empty());
-        whole.iter().for_each(|file| read(file));
+        for file in &whole {
+            read(file);
+        }
         let mut numbers = Numbers(7);
         for round in 0..20_000 {
             let mut file = whole[round % whole.len()].clone();

@@ -271,7 +271,7 @@ impl Stage for EmbedTextRemotely {
             if text_to_encode(&item).is_some() {
                 match &mut vectors {
                     Ok(vectors) => {
-                        let vector = vectors.next().and_then(|vector| Vectors::single(vector));
+                        let vector = vectors.next().and_then(Vectors::single);
                         item.set(Field::VECTOR.name, vector.ok_or_else(too_few)?);
                     }
                     Err(error) => {

@@ -176,13 +176,13 @@ impl Generator {
         let loader_options = options.loader();
         let loader = Loader::new(&model, canonical_qwen_name, &loader_options)?;
         let network = Qwen::load(&config, output, &loader);
-        let loaded = loader.finish()?;
+        let in_memory = loader.finish()?;
         let mut shape = network.decoder.cache_shape();
         shape.dtype = GeneratorOptions::cache_dtype(shape.dtype, network.decoder.is_quantized());
         let patches = config.vision.as_ref();
         Ok(Self {
             patches: patches.map(|vision| (vision.patch, vision.merge)),
-            memory_bytes: loaded.n_bytes,
+            memory_bytes: in_memory.n_bytes,
             max_context: options
                 .max_context
                 .unwrap_or(usize::MAX)

@@ -133,9 +133,9 @@ impl Sink for Store {
         Box::pin(async move { if is_gone { Err(error) } else { Ok(()) } })
     }
     fn store(&mut self, batch: Vec<Delivery>) -> BoxFuture<'_, Result<(), StageError>> {
-        batch
-            .into_iter()
-            .for_each(|delivery| delivery.ack.durable());
+        for delivery in batch {
+            delivery.ack.durable();
+        }
         Box::pin(async { Ok(()) })
     }
     fn end_document(&mut self, ended: Ended) -> BoxFuture<'_, Result<(), StageError>> {

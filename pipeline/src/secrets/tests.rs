@@ -150,6 +150,6 @@ fn causes_are_told_without_secrets_and_kept_where_there_are_none() {
     let error = StageError::caused("no", "see", std::io::Error::other("refused"));
     let error = secrets.redact_error(error);
     let source = std::error::Error::source(&error);
-    assert!(source.is_some_and(|source| source.is::<std::io::Error>()));
+    assert!(source.is_some_and(<dyn std::error::Error>::is::<std::io::Error>));
     assert!(!format!("{secrets:?}").contains("5b"));
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use std::collections::HashMap;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use pagemill_models::{
     Event, GenerateRequest, Generator, GeneratorOptions, Limits, Message, ModelError, Part,
     Patches, RequestId, Sampling,
@@ -23,6 +23,9 @@ use crate::models;
 
 /// How long a stage waits before it looks whether the run was cancelled.
 const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Questions that wait for the thread; each has a worker that waits for its answer.
+const MAX_JOBS: usize = 1024;
 
 /// Tokens that a chat template may add.
 const TEMPLATE_ROOM: usize = 64;
@@ -57,7 +60,7 @@ impl Host {
     /// # Errors
     /// Those of [`Generator::load`], and of starting a thread.
     pub(super) fn start(folder: PathBuf, options: GeneratorOptions) -> Result<Self, StageError> {
-        let (jobs, waiting) = unbounded();
+        let (jobs, waiting) = bounded(MAX_JOBS);
         let (loaded, is_loaded) = bounded(1);
         let name = folder
             .file_name()

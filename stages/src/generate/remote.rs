@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 const FIRST_WAIT: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 500 });
 
 /// The longest wait between two attempts, whatever a server asks for.
-const MAX_WAIT: Duration = Duration::from_secs(300);
+const MAX_WAIT: Duration = Duration::from_mins(5);
 
 /// The most that is read of an answer.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
@@ -137,6 +137,8 @@ pub struct Remote {
     agent: ureq::Agent,
     /// A request puts something in, and takes it out when it ends.
     under_way: (Sender<()>, Receiver<()>),
+    /// On which nothing ever comes.
+    silence: (Sender<()>, Receiver<()>),
     /// Whether it wants schemas in the older shape.
     older_shape: AtomicBool,
 }
@@ -180,6 +182,7 @@ impl Remote {
         Self {
             settings: settings.clone(),
             agent: agent.into(),
+            silence: bounded(1),
             under_way: bounded(settings.concurrency.max(1)),
             older_shape: AtomicBool::new(false),
         }
@@ -258,7 +261,7 @@ impl Remote {
     ) -> Result<Result<T, Unanswered>, StageError> {
         let waits = ExponentialBuilder::default()
             .with_min_delay(FIRST_WAIT)
-            .with_max_delay(Duration::from_secs(60))
+            .with_max_delay(Duration::from_mins(1))
             .with_max_times(self.settings.attempts - 1)
             .with_jitter();
         let mut waits = waits.build();
@@ -286,7 +289,9 @@ impl Remote {
                 if is_cancelled() {
                     return Err(StageError::Cancelled);
                 }
-                std::thread::sleep(PATIENCE.min(until.saturating_duration_since(Instant::now())));
+                let left = until.saturating_duration_since(Instant::now());
+                // Nobody sends: only the time passes.
+                let _ = self.silence.1.recv_timeout(PATIENCE.min(left));
             }
         }
     }

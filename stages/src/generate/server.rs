@@ -48,13 +48,15 @@ impl Server {
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
         let notes = Arc::clone(&asked);
-        let thread = std::thread::spawn(move || {
+        let thread = std::thread::Builder::new().name("server".into());
+        let thread = thread.spawn(move || {
             for reply in replies {
                 let (stream, _) = listener.accept().unwrap();
                 let one = serve(stream, &reply);
                 notes.lock().unwrap().push(one);
             }
         });
+        let thread = thread.unwrap();
         Self {
             url,
             asked,

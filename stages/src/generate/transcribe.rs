@@ -109,7 +109,8 @@ impl Task for Transcribe {
 
     fn put(&self, item: &mut Item, answer: Answer) -> Result<(), ItemError> {
         let mut said = text_of(Self::ACTION, answer)?;
-        said.text = without_fence(&said.text).to_owned();
+        let inner = without_fence(&said.text).to_owned();
+        said.text = inner;
         self.fields.put(item, said);
         Ok(())
     }

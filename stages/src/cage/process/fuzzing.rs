@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::net::Shutdown;
 
+#[allow(clippy::wildcard_imports, reason = "it is a part of that module")]
 use super::*;
 use crate::cage::protocol::Renderer;
 

@@ -11,6 +11,7 @@ use crate::generate::server::{Reply, Server};
 use crate::generate::{CaptionConfig, ClassifyConfig, ExtractConfig, GenerateConfig, ModelSetting};
 use crate::testing::blank_page;
 
+#[allow(clippy::needless_pass_by_value, reason = "tests write it in place")]
 fn settings<C: StageConfig>(url: &str, more: Json) -> C {
     let mut table = json!({ "model": { "url": url, "name": "tiny", "attempts": 3, "key": "abc" } });
     for (key, value) in more.as_object().unwrap() {
@@ -141,7 +142,9 @@ fn an_object_is_asked_for_by_its_schema_and_checked() {
     let mut stage = stage::<ExtractConfig>(&server.url, json!({ "schema": schema }));
     let out = run_stage(&mut *stage, [blank_page(4, 4)]);
     assert!(out.dead.is_empty(), "{:?}", out.dead);
-    assert!(matches!(out.sent[0].get("total"), Some(Value::Float(total)) if *total == 12.5));
+    assert!(
+        matches!(out.sent[0].get("total"), Some(Value::Float(total)) if (*total - 12.5).abs() < 1e-9)
+    );
     let asked = server.asked();
     assert_eq!(
         asked.len(),
