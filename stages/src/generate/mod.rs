@@ -1,8 +1,8 @@
 //! The stages that write: `generate`, `transcribe`, `caption`, `classify` and `extract`.
 //!
 //! Each asks a model about each item and waits; the model is one of this process, on a thread
-//! of its own that runs the questions of all stages in one batch ([`host`]), or one behind a
-//! server ([`remote`]). A stage has as many workers as there may be questions at once.
+//! of its own that runs the questions of all stages in one batch (`host`), or one behind a
+//! server (`remote`). A stage has as many workers as there may be questions at once.
 
 mod ask;
 
