@@ -563,7 +563,7 @@ fn the_index_is_set_by_a_word_or_a_table() {
     );
     let wrong = read("\"yes\"").expect_err("wrong");
     assert!(
-        wrong.starts_with("invalid value: string \"yes\", expected \"auto\""),
+        wrong.starts_with("unknown variant `yes`, expected `auto` or `none`"),
         "{wrong}"
     );
     let refused = |change: fn(&mut VectorIndexConfig)| {
