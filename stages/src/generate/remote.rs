@@ -216,9 +216,11 @@ impl Remote {
             // llama-cpp-python and servers like it know schemas in this shape alone.
             request["response_format"] = request::response_format(&schema, Shape::JsonObject);
             let other = self.call(path, &request, &read, is_cancelled)?;
+            if other.is_ok() {
+                self.older_shape.store(true, Ordering::Relaxed);
+            }
             // If it refuses this too, what it said first tells more.
             if !matches!(other, Err(Unanswered::Refused(_))) {
-                self.older_shape.store(true, Ordering::Relaxed);
                 answer = other;
             }
         }
