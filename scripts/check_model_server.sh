@@ -134,5 +134,5 @@ pipeline embed <<'TOML'
 kind = "embed_text"
 TOML
 run embed
-rows embed 'len(rows) > 1 and all(len(row["vector"]) == 1024 for row in rows if row.get("text", "").strip())'
+rows embed 'sum(len(row["vector"] or []) == 1024 for row in rows) == sum(bool(row["text"].strip()) for row in rows) > 1'
 echo "all is well"
