@@ -112,7 +112,7 @@ prompt = "Page {{ page }} of {{ uri }}."
 labels = ["invoice", "letter", "other"]
 TOML
 run classify
-rows classify 'len(rows) > 1 and all(row["label"] in ("invoice", "letter", "other") for row in rows)'
+rows classify 'len(rows) > 1 and all(row["label"] in ("invoice", "letter", "other") and row["label_probability"] is None for row in rows)'
 
 ATTEMPTS=2 pipeline killed <<'TOML'
 kind = "generate"
@@ -127,6 +127,18 @@ run killed || status=$?
 wait "$killer" || true
 [ "$status" = 3 ] || { echo "a run whose server died ends with $status, not 3"; exit 1; }
 "$pagemill" dead-letters list --config "$folder/killed.toml" | head -n 12
+stop_server
+
+# This server tells likelihoods only if it keeps all logits.
+start_server --chat_format chatml --logits_all true
+pipeline likely <<'TOML'
+kind = "classify"
+image = false
+prompt = "Page {{ page }} of {{ uri }}."
+labels = ["invoice", "letter", "other"]
+TOML
+run likely
+rows likely 'len(rows) > 1 and all(abs(sum(json.loads(row["label_probabilities"]).values()) - 1) < 1e-6 > abs(max(json.loads(row["label_probabilities"]).values()) - row["label_probability"]) for row in rows)'
 stop_server
 
 start_server --embedding true

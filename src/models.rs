@@ -1,11 +1,13 @@
 //! `pagemill models`.
 
 use std::io::Write as _;
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use pagemill::models::{
-    Encoder, FetchProgress, ModelCard, ModelError, ModelPlaces, fetch, list, resolve,
+    Encoder, FetchProgress, Generator, GeneratorCard, ModelCard, ModelError, ModelPlaces, fetch,
+    list, resolve,
 };
 
 use crate::{DONE, Hinted, progress};
@@ -104,14 +106,15 @@ fn bring(
 /// What a model is, from its configuration.
 fn show(name: &str, places: &ModelPlaces, json: bool) -> anyhow::Result<u8> {
     let folder = resolve(name, places).map_err(failed)?;
-    let card = Encoder::describe(&folder).map_err(failed)?;
+    let card = match Encoder::describe(&folder) {
+        Err(ModelError::MakesNoVectors { .. }) => {
+            let card = Generator::describe(&folder).map_err(failed)?;
+            return show_generator(name, &folder, &card, json);
+        }
+        card => card.map_err(failed)?,
+    };
     let mut stdout = std::io::stdout().lock();
     if json {
-        let memory: serde_json::Map<String, serde_json::Value> = card
-            .memory()
-            .into_iter()
-            .map(|(dtype, n_bytes)| (dtype.to_owned(), n_bytes.into()))
-            .collect();
         let prompts = card.prompts.as_ref().map(|prompts| {
             serde_json::json!({
                 "before_page": prompts.before_page,
@@ -128,7 +131,7 @@ fn show(name: &str, places: &ModelPlaces, json: bool) -> anyhow::Result<u8> {
             "max_tokens": card.max_tokens,
             "n_parameters": card.n_parameters,
             "n_bytes": card.n_bytes,
-            "memory_bytes": memory,
+            "memory_bytes": memory_json(card.memory()),
             "prompts": prompts,
         });
         serde_json::to_writer_pretty(&mut stdout, &answer)?;
@@ -147,9 +150,7 @@ fn show(name: &str, places: &ModelPlaces, json: bool) -> anyhow::Result<u8> {
         "parameters",
         &format!("{:.1} M", card.n_parameters as f64 / 1e6),
     )?;
-    let memory = card
-        .memory()
-        .map(|(dtype, n)| format!("{dtype} {:.0} MB", n as f64 / 1e6));
+    let memory = memory_text(card.memory());
     let memory = if card.n_quantizable > 0 {
         &memory[..]
     } else {
@@ -165,6 +166,68 @@ fn show(name: &str, places: &ModelPlaces, json: bool) -> anyhow::Result<u8> {
         line("question", &format!("<text> {:?}", prompts.after_question))?;
     }
     Ok(DONE)
+}
+
+/// What a model that writes is.
+fn show_generator(
+    name: &str,
+    folder: &Path,
+    card: &GeneratorCard,
+    json: bool,
+) -> anyhow::Result<u8> {
+    let kind = if card.reads_images {
+        "writes text about pictures and text"
+    } else {
+        "writes text about text"
+    };
+    let mut stdout = std::io::stdout().lock();
+    if json {
+        let answer = serde_json::json!({
+            "name": name,
+            "folder": folder,
+            "architecture": card.architecture,
+            "kind": kind,
+            "max_context": card.max_context,
+            "n_parameters": card.n_parameters,
+            "n_bytes": card.n_bytes,
+            "memory_bytes": (!card.is_stored_in_few_bits()).then(|| memory_json(card.memory())),
+        });
+        serde_json::to_writer_pretty(&mut stdout, &answer)?;
+        writeln!(stdout)?;
+        return Ok(DONE);
+    }
+    for (name, value) in [
+        ("folder", folder.display().to_string()),
+        ("architecture", format!("{}, {kind}", card.architecture)),
+        ("context", format!("{} tokens", card.max_context)),
+        (
+            "parameters",
+            format!("{:.1} M", card.n_parameters as f64 / 1e6),
+        ),
+        (
+            "memory",
+            if card.is_stored_in_few_bits() {
+                "about as the files".to_owned()
+            } else {
+                memory_text(card.memory()).join(", ")
+            },
+        ),
+        ("files", format!("{:.0} MB", card.n_bytes as f64 / 1e6)),
+    ] {
+        writeln!(stdout, "{name:<14}{value}")?;
+    }
+    Ok(DONE)
+}
+
+fn memory_json(memory: [(&str, u64); 4]) -> serde_json::Map<String, serde_json::Value> {
+    let entries = memory.into_iter();
+    entries
+        .map(|(dtype, n_bytes)| (dtype.to_owned(), n_bytes.into()))
+        .collect()
+}
+
+fn memory_text(memory: [(&str, u64); 4]) -> [String; 4] {
+    memory.map(|(dtype, n_bytes)| format!("{dtype} {:.0} MB", n_bytes as f64 / 1e6))
 }
 
 fn kind_of(card: &ModelCard) -> &'static str {

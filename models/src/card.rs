@@ -50,14 +50,19 @@ impl ModelCard {
     /// Memory of the weights once loaded, in bytes: at 32 and 16 bits, and with the language
     /// model at 8 and 4 (with the scales of `q8_0` and `q4_k`) and the rest at 32.
     pub fn memory(&self) -> [(&'static str, u64); 4] {
-        let (all, few) = (self.n_parameters as u64, self.n_quantizable as u64);
-        [
-            ("f32", all * 4),
-            ("bf16", all * 2),
-            ("q8_0", (all - few) * 4 + few * 17 / 16),
-            ("q4_k", (all - few) * 4 + few * 9 / 16),
-        ]
+        memory(self.n_parameters, self.n_quantizable)
     }
+}
+
+/// As [`ModelCard::memory`], of so many numbers, of which so many are quantized.
+pub(crate) fn memory(n_parameters: usize, n_quantizable: usize) -> [(&'static str, u64); 4] {
+    let (all, few) = (n_parameters as u64, n_quantizable as u64);
+    [
+        ("f32", all * 4),
+        ("bf16", all * 2),
+        ("q8_0", (all - few) * 4 + few * 17 / 16),
+        ("q4_k", (all - few) * 4 + few * 9 / 16),
+    ]
 }
 
 /// Reads the configuration and, where they are here, the headers of the weight files.

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::ModelError;
-use crate::gguf::weights::GgufWeights;
+use crate::gguf::weights::{GgufWeights, StoredBlocks};
 use crate::quantized::QuantizedMatrix;
+use crate::qwen::table::BlockRows;
 use crate::w4a16::{self, PackedMatrix};
 use crate::weights::{Rename, Weights};
 
@@ -118,6 +119,26 @@ impl Checkpoint {
         match (self.packed.get(name), &self.plain) {
             (Some(packed), Some(plain)) => packed.load(plain, device),
             _ => Ok(None),
+        }
+    }
+
+    /// The rows of the matrix `name` in ggml's blocks, if it is stored so.
+    ///
+    /// # Errors
+    /// It is of a type that we do not know.
+    pub(crate) fn block_rows(&self, name: &str) -> Result<Option<BlockRows>, ModelError> {
+        let gguf = self.gguf.as_ref().filter(|gguf| gguf.shape(name).is_some());
+        let Some(gguf) = gguf else { return Ok(None) };
+        let rows = gguf.blocks(name)?.map(StoredBlocks::into_rows);
+        gguf.forget(name);
+        Ok(rows)
+    }
+
+    /// The type of the floats `name`, if it is stored as floats.
+    pub(crate) fn float_type(&self, name: &str) -> Option<DType> {
+        match &self.gguf {
+            Some(gguf) if gguf.shape(name).is_some() => gguf.float_type(name),
+            _ => self.plain.as_ref()?.float_type(name),
         }
     }
 

@@ -11,6 +11,7 @@ use crate::device::Device;
 use crate::dual::{DualEncoder, DualOptions};
 use crate::embedding::{Embedding, Numbers, Precision};
 use crate::error::ModelError;
+use crate::generate::card::only_writes;
 use crate::loader::{Dtype, LoaderOptions, Quantization};
 use crate::open;
 use crate::preprocess::{Grid, ImageProcessor, Patches};
@@ -104,7 +105,21 @@ impl EncoderKind {
     /// # Errors
     /// The configuration is missing, damaged, or of no encoder that this crate has.
     pub fn of(folder: &Path) -> Result<Self, ModelError> {
-        let (folder, config) = open::read_config(folder)?;
+        let (base, config) = open::read_config(folder)?;
+        // An adapter brings the head for vectors.
+        if base == folder && only_writes(&base, &config) {
+            let name = config.pointer("/architectures/0");
+            let name = name.or_else(|| config.get("model_type"));
+            return Err(ModelError::MakesNoVectors {
+                architecture: name.and_then(Value::as_str).unwrap_or_default().to_owned(),
+                folder: base,
+            });
+        }
+        Self::family(&base, &config)
+    }
+
+    /// As [`EncoderKind::of`], and by whose pictures a model that only writes is given them.
+    fn family(folder: &Path, config: &Value) -> Result<Self, ModelError> {
         let model_type = config.get("model_type").and_then(Value::as_str);
         match model_type.unwrap_or_default() {
             "clip" | "siglip" | "siglip2" => return Ok(Self::Dual),
@@ -118,7 +133,7 @@ impl EncoderKind {
             }
             _ => {}
         }
-        if config::generation(&config).is_some() {
+        if config::generation(config).is_some() {
             return Ok(Self::LateInteraction);
         }
         let architecture = config.pointer("/architectures/0").and_then(Value::as_str);
@@ -306,11 +321,11 @@ impl Encoder {
         folder: &Path,
         max_visual_tokens: Option<usize>,
     ) -> Result<ImageProcessor, ModelError> {
-        match EncoderKind::of(folder)? {
+        let (base, config) = open::read_config(folder)?;
+        match EncoderKind::family(&base, &config)? {
             EncoderKind::Sentence => Err(ModelError::NotRead { what: "pictures" }),
             EncoderKind::LateInteraction => {
-                let base = open::open_model(folder)?.base;
-                let folders = [folder, &base];
+                let folders = [folder, base.as_path()];
                 crate::col::open_processor(&folders, max_visual_tokens)
             }
             EncoderKind::Dual => crate::dual::open_processor(folder, max_visual_tokens),

@@ -49,6 +49,15 @@ pub enum ModelError {
         problem: FetchProblem,
     },
 
+    /// A model that writes is named where vectors are wanted.
+    #[error("`{architecture}` writes text and makes no vectors: {}", folder.display())]
+    MakesNoVectors {
+        /// The class name in `config.json`.
+        architecture: String,
+        /// The model's folder.
+        folder: PathBuf,
+    },
+
     /// The model's folder lacks a file that it needs.
     #[error("the model has no `{file}`: {}", folder.display())]
     MissingFile {
@@ -304,12 +313,15 @@ impl ModelError {
                  again"
                     .into()
             }
+            Self::MakesNoVectors { .. } => "name it in `generate`, `transcribe` or one of their \
+                kin; for vectors use a model such as `vidore/colqwen2.5-v0.2`"
+                .into(),
             Self::Unsupported { supported, .. } => {
                 format!("use a model with one of {}", join_names(supported))
             }
             Self::InvalidSetting {
                 field: "*.gguf", ..
-            } => "leave the files of one model in the folder".into(),
+            } => "name one of the files instead of the folder, or keep one".into(),
             Self::InvalidSetting {
                 field: "split.count",
                 ..

@@ -95,20 +95,60 @@ pub(crate) struct GgufModel {
     pub(crate) folder: PathBuf,
 }
 
-/// Whether the folder has files of this format.
+/// Whether the folder has files of this format, or is one.
 pub(crate) fn is_in(folder: &Path) -> bool {
     !files(folder).is_empty()
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let is_gguf = |path: &PathBuf| {
-        let extension = path.extension().unwrap_or_default();
-        extension.eq_ignore_ascii_case("gguf") && path.is_file()
+/// Whether a path is that of a file of this format.
+pub(crate) fn is_one(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default();
+    extension.eq_ignore_ascii_case("gguf") && path.is_file()
+}
+
+/// The files of this format in a folder. Of a file, that file, its other parts, and those that
+/// llama.cpp's conversion calls `mmproj` beside it.
+pub(crate) fn files(place: &Path) -> Vec<PathBuf> {
+    let named = is_one(place).then(|| stem(place));
+    let folder = match &named {
+        None => place,
+        // The folder of a bare name is this one.
+        Some(_) => match place.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        },
     };
-    let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_gguf).collect();
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let belongs = |path: &PathBuf| {
+        named
+            .as_ref()
+            .is_none_or(|named| stem(path) == *named || stem(path).contains("mmproj"))
+    };
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.path())
+        .filter(|path| is_one(path) && belongs(path))
+        .collect();
     files.sort();
     files
+}
+
+/// A file's name without what tells parts apart, such as `-00001-of-00003`.
+fn stem(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let part = stem.len().checked_sub("-00001-of-00003".len());
+    let part = part.and_then(|at| stem.is_char_boundary(at).then(|| stem.split_at(at)));
+    let is_part = |part: &str| {
+        part.bytes().enumerate().all(|(place, byte)| match place {
+            0 | 6 | 9 => byte == b'-',
+            7 => byte == b'o',
+            8 => byte == b'f',
+            _ => byte.is_ascii_digit(),
+        })
+    };
+    match part {
+        Some((whole, part)) if is_part(part) => whole.to_owned(),
+        _ => stem.into_owned(),
+    }
 }
 
 impl GgufModel {
@@ -181,7 +221,7 @@ fn several(files: &[Gguf], folder: &Path) -> ModelError {
     let names: Vec<String> = files.iter().map(name).collect();
     ModelError::InvalidSetting {
         field: "*.gguf",
-        problem: format!("are {} models, keep one: {}", files.len(), names.join(", ")),
+        problem: format!("are {} models: {}", files.len(), names.join(", ")),
         path: folder.to_owned(),
     }
 }

@@ -124,7 +124,7 @@ pub use encoder::{Encoder, EncoderKind, EncoderOptions};
 pub use error::{Cause, ModelError, ShapeMismatch};
 pub use generate::{
     Constraint, Event, FinishReason, GenerateProblem, GenerateRequest, Generated, Generator,
-    GeneratorOptions, Limits, Message, Part, RequestId, Sampling,
+    GeneratorCard, GeneratorOptions, Limits, Message, Part, RequestId, Sampling,
 };
 pub use hub::{FetchProblem, FetchProgress, Hub, fetch, resolve_or_fetch};
 pub use loader::{Dtype, Quantization};

@@ -14,6 +14,7 @@ use crate::linear::Linear;
 use crate::lora::Adapter;
 use crate::open::ModelFolders;
 use crate::quantized::QuantizedMatrix;
+use crate::qwen::table::Table;
 use crate::weights::Rename;
 
 pub use crate::quantized::Quantization;
@@ -238,6 +239,31 @@ impl<'a> Loader<'a> {
         let quantized = quantized?;
         self.count(quantized.n_bytes());
         Some(Linear::quantized(quantized, None))
+    }
+
+    /// The table `name`, `[n, width]`, whose rows are only looked up: on the processor as the
+    /// files have it, if that is in less than the network computes in.
+    pub(crate) fn table(&self, name: &str, [n, width]: [usize; 2]) -> Table {
+        let changed = self.adapter.as_ref().is_some_and(|own| own.changes(name));
+        let here = self.device.is_cpu() && !changed && self.shape(name) == Some(&[n, width][..]);
+        if here && !self.dequantize {
+            let rows = self.note(self.weights.block_rows(name)).flatten();
+            if let Some(rows) = rows {
+                self.count(rows.bytes.len());
+                return Table::of_blocks(rows, self.dtype);
+            }
+        }
+        let stored = self
+            .weights
+            .float_type(name)
+            .filter(|stored| here && stored.size_in_bytes() < self.dtype.size_in_bytes());
+        let rows = self.load(
+            name,
+            &[n, width],
+            stored.unwrap_or(self.dtype),
+            &self.device,
+        );
+        Table::of_floats(rows.unwrap_or_else(|| self.placeholder()), n, self.dtype)
     }
 
     /// What a linear map's weight becomes.

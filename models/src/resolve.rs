@@ -91,7 +91,8 @@ impl ModelPlaces {
 
 /// Finds the folder of a model by its name, which is, in this order,
 ///
-/// 1. the path of a folder, relative or absolute;
+/// 1. the path of a folder, relative or absolute, or of a GGUF file, which counts with its other
+///    parts and the `mmproj` file beside it;
 /// 2. a model in pagemill's own cache, `<pagemill_cache>/models/<owner>--<model>`;
 /// 3. a model in the Hugging Face cache, at the commit that its `refs/main` names. For
 ///    `<owner>/<model>@<revision>` it is the commit of that branch, tag or commit instead, and
@@ -105,7 +106,7 @@ impl ModelPlaces {
 /// [`ModelError::NotFound`], which lists the places and hints how to get the model.
 pub fn resolve(name: &str, places: &ModelPlaces) -> Result<PathBuf, ModelError> {
     let path = PathBuf::from(name);
-    if !name.is_empty() && path.is_dir() {
+    if !name.is_empty() && (path.is_dir() || gguf::is_one(&path)) {
         return Ok(path);
     }
     let mut looked_in = vec![path];

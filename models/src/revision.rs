@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use crate::gguf;
+
 /// Weights are read at so many places, evenly spread, of so many bytes each:
 /// training changes all of them, and reading 8 GB would take longer than loading.
 const N_SAMPLES: u64 = 64;
@@ -12,7 +14,7 @@ const SAMPLE_BYTES: u64 = 16 << 10;
 /// A larger file is sampled.
 const MAX_WHOLE_BYTES: u64 = 16 << 20;
 
-/// Hash of the files of the model in `folder`: 16 hexadecimal digits. Small
+/// Hash of the files of the model in `folder`, or of the GGUF file that it is: 16 hexadecimal digits. Small
 /// files count whole; of weights, their size and samples. Empty if the folder
 /// cannot be read.
 pub fn revision(folder: &Path) -> String {
@@ -20,11 +22,16 @@ pub fn revision(folder: &Path) -> String {
 }
 
 fn try_revision(folder: &Path) -> io::Result<String> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.is_file() && matters(path))
-        .collect();
-    files.sort();
+    let files = if gguf::is_one(folder) {
+        gguf::files(folder)
+    } else {
+        let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.is_file() && matters(path))
+            .collect();
+        files.sort();
+        files
+    };
     let mut hasher = blake3::Hasher::new();
     for path in files {
         hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes());

@@ -146,6 +146,13 @@ impl Weights {
         self.tensors.keys().map(String::as_str)
     }
 
+    /// The type of a tensor of floats; `None` of any other.
+    pub(crate) fn float_type(&self, name: &str) -> Option<DType> {
+        self.tensors
+            .get(name)
+            .and_then(|entry| float_type(entry.info.dtype))
+    }
+
     pub(crate) fn contains(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }

@@ -129,17 +129,7 @@ impl Generator {
         let folders = [folder, model.base.as_path()];
         let config = QwenConfig::read(&model.base)?;
         if !Self::is_generator(folder)? {
-            return Err(ModelError::Unsupported {
-                field: "architectures".into(),
-                found: config.architecture,
-                supported: &[
-                    "Qwen2_5_VLForConditionalGeneration",
-                    "Qwen3VLForConditionalGeneration",
-                    "Qwen2ForCausalLM",
-                    "Qwen3ForCausalLM",
-                ],
-                path: model.base.join("config.json"),
-            });
+            return Err(Self::does_not_speak(config.architecture, &model.base));
         }
         let processor = config.vision.as_ref();
         let processor =
@@ -207,6 +197,20 @@ impl Generator {
             next_id: 0,
             load_time: started.elapsed(),
         })
+    }
+
+    pub(super) fn does_not_speak(architecture: String, base: &Path) -> ModelError {
+        ModelError::Unsupported {
+            field: "architectures".into(),
+            found: architecture,
+            supported: &[
+                "Qwen2_5_VLForConditionalGeneration",
+                "Qwen3VLForConditionalGeneration",
+                "Qwen2ForCausalLM",
+                "Qwen3ForCausalLM",
+            ],
+            path: base.join("config.json"),
+        }
     }
 
     /// Whether the model in `folder` speaks, by its configuration; of an adapter, its base's.

@@ -39,9 +39,12 @@ mod schedule;
 
 mod score;
 
+pub(crate) mod card;
+
 #[cfg(test)]
 mod tests;
 
+pub use card::GeneratorCard;
 pub use constraint::Constraint;
 pub use generator::Generator;
 pub use options::GeneratorOptions;

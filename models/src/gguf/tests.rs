@@ -12,6 +12,8 @@ use crate::checkpoint::Checkpoint;
 use crate::files;
 use crate::loader::canonical_qwen_name;
 use crate::quantized::stored::tests::blocks;
+use crate::resolve::{ModelPlaces, resolve};
+use crate::revision::revision;
 use crate::tokenizer::TextTokenizer;
 
 fn vector(name: &str, n: usize) -> Stored {
@@ -360,7 +362,7 @@ fn what_does_not_belong_together_is_told() {
         ("b.gguf", language_model("qwen3")),
     ]);
     assert!(
-        error.contains("are 2 models, keep one: `a.gguf`, `b.gguf`"),
+        error.contains("are 2 models: `a.gguf`, `b.gguf`"),
         "{error}"
     );
     let error = config(&[
@@ -373,6 +375,43 @@ fn what_does_not_belong_together_is_told() {
     );
     let error = config(&[("mmproj.gguf", vision_tower(false))]);
     assert!(error.contains("the language model's"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_named_is_the_model_with_its_parts_and_the_mmproj_beside_it() {
+    let folder = folder(&[
+        ("Model-Q4_K_M.gguf", language_model("qwen3vl")),
+        ("Model-Q8_0.gguf", language_model("qwen3vl")),
+        ("Model-F16-00001-of-00002.gguf", language_model("qwen3vl")),
+        ("Model-F16-00002-of-00002.gguf", Vec::new()),
+        ("mmproj-Model-F16.gguf", vision_tower(true)),
+    ]);
+    let names = |place: &str| -> Vec<String> {
+        let found = files(&folder.path().join(place)).into_iter();
+        found
+            .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
+            .collect()
+    };
+    let one = ["Model-Q8_0.gguf", "mmproj-Model-F16.gguf"];
+    assert_eq!(names("Model-Q8_0.gguf"), one);
+    let parts = [
+        "Model-F16-00001-of-00002.gguf",
+        "Model-F16-00002-of-00002.gguf",
+        "mmproj-Model-F16.gguf",
+    ];
+    assert_eq!(names("Model-F16-00001-of-00002.gguf"), parts);
+    assert_eq!(names("").len(), 5);
+
+    let named = folder.path().join("Model-Q8_0.gguf");
+    let config: serde_json::Value = files::read_json(&named.join("config.json")).unwrap();
+    assert_eq!(config["model_type"], "qwen3_vl");
+    let places = ModelPlaces::from_environment();
+    assert_eq!(resolve(named.to_str().unwrap(), &places).unwrap(), named);
+    let before = revision(&named);
+    fs::write(folder.path().join("Model-Q4_K_M.gguf"), "other").unwrap();
+    assert!(before.len() == 16 && revision(&named) == before);
+    fs::write(folder.path().join("mmproj-Model-F16.gguf"), "other").unwrap();
+    assert_ne!(revision(&named), before);
 }
 
 mod conversion;

@@ -12,6 +12,7 @@ use super::names::{self, Part, Tower};
 use super::{Gguf, GgufModel};
 use crate::error::ModelError;
 use crate::quantized::stored::Blocks;
+use crate::qwen::table::BlockRows;
 use crate::weights::{self, Rename};
 
 /// Types of tensors that are computed with.
@@ -147,16 +148,18 @@ impl GgufWeights {
         whole.map_err(ModelError::compute("putting a weight together"))
     }
 
+    /// The type of a tensor of floats; `None` of any other.
+    pub(crate) fn float_type(&self, name: &str) -> Option<DType> {
+        match &self.tensors.get(name)?.parts[..] {
+            [place] => place.info.format.ok().and_then(float_type),
+            _ => None,
+        }
+    }
+
     fn floats(&self, place: &Place) -> Result<Tensor, ModelError> {
         let (format, bytes) = self.bytes(place)?;
         let shape = place.info.shape.as_slice();
-        let dtype = match format {
-            GgmlDType::F32 => Some(DType::F32),
-            GgmlDType::F16 => Some(DType::F16),
-            GgmlDType::BF16 => Some(DType::BF16),
-            _ => None,
-        };
-        let tensor = if let Some(dtype) = dtype {
+        let tensor = if let Some(dtype) = float_type(format) {
             Tensor::from_vec(weights::widen(bytes, dtype), shape, &Device::Cpu)
         } else {
             let width = shape.last().copied().unwrap_or(1);
@@ -231,7 +234,27 @@ pub(crate) struct StoredBlocks<'a> {
     shape: [usize; 2],
 }
 
+fn float_type(format: GgmlDType) -> Option<DType> {
+    match format {
+        GgmlDType::F32 => Some(DType::F32),
+        GgmlDType::F16 => Some(DType::F16),
+        GgmlDType::BF16 => Some(DType::BF16),
+        _ => None,
+    }
+}
+
 impl StoredBlocks<'_> {
+    /// To be looked up.
+    pub(crate) fn into_rows(self) -> BlockRows {
+        let [n, width] = self.shape;
+        BlockRows {
+            format: self.format,
+            bytes: self.bytes.into_owned(),
+            n,
+            width,
+        }
+    }
+
     /// # Errors
     /// The bytes are no whole blocks.
     pub(crate) fn blocks(&self) -> candle_core::Result<Blocks<'_>> {

@@ -12,6 +12,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::cache::{CacheShape, KvCache};
 use super::config::{QwenConfig, TextConfig};
 use super::layout::{self, Angles};
+use super::table::Table;
 use crate::linear::Linear;
 use crate::loader::{Loader, Quantization};
 use crate::ops::{self, Kept, Mask, Span};
@@ -21,7 +22,7 @@ const FEW_ROWS: usize = 64;
 
 pub(crate) struct Decoder {
     config: TextConfig,
-    embeddings: Tensor, // [vocab, hidden]
+    table: Table,
     layers: Vec<Layer>,
     norm: Tensor, // [hidden]
     /// Absent where the network only embeds.
@@ -95,7 +96,7 @@ impl Decoder {
             }
         };
         let table = "language_model.embed_tokens.weight";
-        let embeddings = loader.tensor(table, &[text.vocab_size, hidden]);
+        let shape = [text.vocab_size, hidden];
         // Some tied checkpoints carry the output layer all the same.
         let own_output = !config.tied || loader.contains("lm_head.weight");
         let name = if own_output { "lm_head.weight" } else { table };
@@ -106,16 +107,25 @@ impl Decoder {
                 Some(loader.output(name, hidden, text.vocab_size, Some(format)))
             }
         };
-        let output = output.map(|output| match output {
-            Some(output) => output,
-            None if own_output => loader.linear("lm_head", hidden, text.vocab_size, false),
-            None => Linear::dense(embeddings.clone(), None),
-        });
+        let (table, output) = match output {
+            Some(None) if !own_output => {
+                // One tensor for both.
+                let rows = loader.tensor(table, &shape);
+                let output = Linear::dense(rows.clone(), None);
+                let table = Table::of_floats(rows, text.vocab_size, loader.dtype());
+                (table, Some(output))
+            }
+            output => {
+                let linear = || loader.linear("lm_head", hidden, text.vocab_size, false);
+                let output = output.map(|output| output.unwrap_or_else(linear));
+                (loader.table(table, shape), output)
+            }
+        };
         Self {
             layers: (0..text.n_layers).map(layer).collect(),
             norm: loader.tensor("language_model.norm.weight", &[hidden]),
             config: text.clone(),
-            embeddings,
+            table,
             output,
         }
     }
@@ -128,11 +138,11 @@ impl Decoder {
     }
 
     pub(crate) fn device(&self) -> &Device {
-        self.embeddings.device()
+        self.table.device()
     }
 
     pub(crate) fn dtype(&self) -> DType {
-        self.embeddings.dtype()
+        self.table.dtype()
     }
 
     /// The vectors of token ids: `[ids, hidden]`.
@@ -140,14 +150,7 @@ impl Decoder {
     /// # Errors
     /// An id is beyond the vocabulary.
     pub(crate) fn embed(&self, ids: &[u32]) -> Result<Tensor> {
-        if let Some(id) = ids
-            .iter()
-            .find(|id| **id as usize >= self.config.vocab_size)
-        {
-            candle_core::bail!("token {id} is beyond the {} known", self.config.vocab_size)
-        }
-        let ids = Tensor::from_slice(ids, ids.len(), self.device())?;
-        self.embeddings.index_select(&ids, 0)
+        self.table.look_up(ids)
     }
 
     /// What a sequence's cache for this decoder is like.

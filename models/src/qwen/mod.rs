@@ -18,6 +18,8 @@ pub(crate) mod cache;
 
 pub(crate) mod decoder;
 
+pub(crate) mod table;
+
 use std::ops::Range;
 
 use candle_core::{DType, Device, Result, Tensor};

@@ -48,8 +48,10 @@ pub(super) struct Grammar {
 
 pub(super) enum Answer {
     Text(Said),
-    /// The logarithms of the labels' likelihoods, as far as they are known.
+    /// The logarithms of the labels' likelihoods.
     Scores(Vec<f64>),
+    /// Which label, of a server that tells no likelihoods.
+    Label(usize),
 }
 
 pub(super) struct Said {

@@ -153,11 +153,17 @@ impl Task for Classify {
     }
 
     fn put(&self, item: &mut Item, answer: Answer) -> Result<(), ItemError> {
-        let Answer::Scores(scores) = answer else {
-            return Err(
-                ItemError::new(Self::ACTION, "the model spoke instead of scoring")
-                    .hint("report this"),
-            );
+        let [label, probability, every] = &self.fields;
+        let scores = match answer {
+            Answer::Scores(scores) => scores,
+            Answer::Label(chosen) => {
+                item.set(label.name.clone(), self.labels[chosen].as_str());
+                return Ok(());
+            }
+            Answer::Text(_) => {
+                let why = "the model spoke instead of scoring";
+                return Err(ItemError::new(Self::ACTION, why).hint("report this"));
+            }
         };
         let probabilities = softmax(&scores).ok_or_else(|| {
             ItemError::new(
@@ -175,7 +181,6 @@ impl Task for Classify {
             .zip(&probabilities)
             .map(|(label, p)| (label.clone(), json!(p)))
             .collect();
-        let [label, probability, every] = &self.fields;
         item.set(label.name.clone(), self.labels[best].as_str());
         item.set(probability.name.clone(), probabilities[best]);
         item.set(

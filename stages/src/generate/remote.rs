@@ -1,5 +1,6 @@
 //! A model behind a server that speaks `OpenAI`'s protocol: vLLM, llama.cpp, Ollama and others.
 
+mod answer;
 mod request;
 
 use std::fmt;
@@ -13,8 +14,9 @@ use pagemill_pipeline::{FieldError, ItemError, Resources, Secrets, StageError};
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
-use self::request::{Shape, chat_request};
-use super::ask::{Answer, Ask, Finish, Outcome, Said, Wanted};
+use self::answer::{Unread, read_answer, read_vectors};
+use self::request::{Dialect, Shape, chat_request};
+use super::ask::{Answer, Ask, Outcome, Said};
 
 /// How long a stage waits before it looks whether the run was cancelled.
 const PATIENCE: Duration = Duration::from_millis(50);
@@ -141,6 +143,8 @@ pub struct Remote {
     silence: (Sender<()>, Receiver<()>),
     /// Whether it wants schemas in the older shape.
     older_shape: AtomicBool,
+    /// Whether it tells no likelihoods.
+    no_logprobs: AtomicBool,
 }
 
 /// Why no attempt was answered.
@@ -185,6 +189,7 @@ impl Remote {
             silence: bounded(1),
             under_way: bounded(settings.concurrency.max(1)),
             older_shape: AtomicBool::new(false),
+            no_logprobs: AtomicBool::new(false),
         }
     }
 
@@ -198,36 +203,56 @@ impl Remote {
         ask: &Ask,
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<Outcome, StageError> {
-        let shape = if self.older_shape.load(Ordering::Relaxed) {
-            Shape::JsonObject
-        } else {
-            Shape::JsonSchema
-        };
-        let (mut request, note) = match chat_request(&self.settings.name, ask, shape) {
-            Ok(request) => request,
-            Err(reason) => return Ok(Outcome::Failed(ItemError::new(action, reason))),
-        };
         let read = |reply: &Json| read_answer(reply, &ask.wanted);
-        let path = "chat/completions";
-        let mut answer = self.call(path, &request, &read, is_cancelled)?;
-        if let (Err(Unanswered::Refused(_)), Shape::JsonSchema, Some(schema)) =
-            (&answer, shape, ask.wanted.schema())
-        {
-            // llama-cpp-python and servers like it know schemas in this shape alone.
-            request["response_format"] = request::response_format(&schema, Shape::JsonObject);
-            let other = self.call(path, &request, &read, is_cancelled)?;
-            if other.is_ok() {
-                self.older_shape.store(true, Ordering::Relaxed);
-            }
-            // If it refuses this too, what it said first tells more.
-            if !matches!(other, Err(Unanswered::Refused(_))) {
-                answer = other;
-            }
+        let mut dialect = self.dialect();
+        let mut first_refusal = None;
+        loop {
+            let (request, note) = match chat_request(&self.settings.name, ask, dialect) {
+                Ok(request) => request,
+                Err(reason) => return Ok(Outcome::Failed(ItemError::new(action, reason))),
+            };
+            let why = match self.call("chat/completions", request, &read, is_cancelled)? {
+                Ok(answer) => {
+                    self.learn(dialect);
+                    return Ok(Outcome::Answer(match answer {
+                        Answer::Text(said) => Answer::Text(Said { note, ..said }),
+                        answer => answer,
+                    }));
+                }
+                Err(Unanswered::Failed(why)) => why,
+                Err(Unanswered::Refused(why)) => {
+                    // If it refuses simpler words too, what it said first tells more.
+                    let simpler = dialect.simpler(&why, &ask.wanted);
+                    let why = first_refusal.get_or_insert(why);
+                    if let Some(simpler) = simpler {
+                        dialect = simpler;
+                        continue;
+                    }
+                    std::mem::take(why)
+                }
+            };
+            return Ok(Outcome::Failed(self.failed(action, &why)));
         }
-        match answer.map_err(Unanswered::why) {
-            Ok(Answer::Text(said)) => Ok(Outcome::Answer(Answer::Text(Said { note, ..said }))),
-            Ok(answer) => Ok(Outcome::Answer(answer)),
-            Err(why) => Ok(Outcome::Failed(self.failed(action, &why))),
+    }
+
+    /// What the server is known to understand.
+    fn dialect(&self) -> Dialect {
+        Dialect {
+            shape: if self.older_shape.load(Ordering::Relaxed) {
+                Shape::JsonObject
+            } else {
+                Shape::JsonSchema
+            },
+            logprobs: !self.no_logprobs.load(Ordering::Relaxed),
+        }
+    }
+
+    fn learn(&self, dialect: Dialect) {
+        if dialect.shape == Shape::JsonObject {
+            self.older_shape.store(true, Ordering::Relaxed);
+        }
+        if !dialect.logprobs {
+            self.no_logprobs.store(true, Ordering::Relaxed);
         }
     }
 
@@ -244,7 +269,7 @@ impl Remote {
         let request =
             json!({ "model": self.settings.name, "input": texts, "encoding_format": "float" });
         let read = |reply: &Json| read_vectors(reply, texts.len());
-        let vectors = self.call("embeddings", &request, &read, is_cancelled)?;
+        let vectors = self.call("embeddings", request, &read, is_cancelled)?;
         Ok(vectors.map_err(|unanswered| self.failed("embed", &unanswered.why())))
     }
 
@@ -253,14 +278,16 @@ impl Remote {
             .hint("see whether the server runs; `pagemill dead-letters retry` tries again")
     }
 
-    /// Makes a request until it is answered. Inside, why it never was.
+    /// Makes a request until it is answered. A model that says what it was not asked for is
+    /// told so, since without chance it would say the same again. Inside, why it never was.
     fn call<T>(
         &self,
         path: &str,
-        request: &Json,
-        read: &dyn Fn(&Json) -> Result<T, String>,
+        mut request: Json,
+        read: &dyn Fn(&Json) -> Result<T, Unread>,
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<Result<T, Unanswered>, StageError> {
+        let n_messages = request["messages"].as_array().map_or(0, Vec::len);
         let waits = ExponentialBuilder::default()
             .with_min_delay(FIRST_WAIT)
             .with_max_delay(Duration::from_mins(1))
@@ -268,8 +295,18 @@ impl Remote {
             .with_jitter();
         let mut waits = waits.build();
         loop {
-            let (why, asked_wait) = match self.try_once(path, request, read, is_cancelled)? {
-                Ok(answer) => return Ok(Ok(answer)),
+            let (why, asked_wait) = match self.try_once(path, &request, is_cancelled)? {
+                Ok(reply) => match read(&reply) {
+                    Ok(answer) => return Ok(Ok(answer)),
+                    Err(Unread::Garbage(why)) => (why, None),
+                    Err(Unread::Misfit { said, why }) => {
+                        if let Some(messages) = request["messages"].as_array_mut() {
+                            messages.truncate(n_messages);
+                            messages.extend(request::correction(&said, &why));
+                        }
+                        (format!("answered what is not asked for: {why}"), None)
+                    }
+                },
                 Err(Refused::Request(why)) => return Ok(Err(Unanswered::Refused(why))),
                 Err(Refused::All(why)) => {
                     return Err(StageError::fatal(
@@ -298,13 +335,12 @@ impl Remote {
         }
     }
 
-    fn try_once<T>(
+    fn try_once(
         &self,
         path: &str,
         request: &Json,
-        read: &dyn Fn(&Json) -> Result<T, String>,
         is_cancelled: &dyn Fn() -> bool,
-    ) -> Result<Result<T, Refused>, StageError> {
+    ) -> Result<Result<Json, Refused>, StageError> {
         loop {
             match self.under_way.0.send_timeout((), PATIENCE) {
                 Ok(()) => break,
@@ -314,10 +350,7 @@ impl Remote {
         }
         let answer = self.request(path, request);
         let _ = self.under_way.1.try_recv(); // What was put in above, or another's.
-        Ok(
-            answer
-                .and_then(|reply| read(&reply).map_err(|why| Refused::ForNow { why, wait: None })),
-        )
+        Ok(answer)
     }
 
     fn request(&self, path: &str, request: &Json) -> Result<Json, Refused> {
@@ -348,8 +381,10 @@ impl Remote {
             let said = body.map(|body| what_it_says(&body)).unwrap_or_default();
             let why = format!("answered {status}{said}");
             return Err(match status {
-                // llama-cpp-python says so of a request that it cannot read.
-                500 if why.contains("response_format") => Refused::Request(why),
+                // llama-cpp-python says so of a request that it does not understand.
+                500 if why.contains("response_format") || why.contains("logprobs") => {
+                    Refused::Request(why)
+                }
                 408 | 409 | 425 | 429 | 500.. => Refused::ForNow { why, wait },
                 401 | 403 | 404 | 405 => Refused::All(why),
                 _ => Refused::Request(why),
@@ -374,83 +409,6 @@ fn what_it_says(body: &[u8]) -> String {
     }
     let cut = text.floor_char_boundary(300);
     format!(": {}", &text[..cut])
-}
-
-/// What a chat completion says.
-///
-/// # Errors
-/// It is none.
-fn read_answer(reply: &Json, wanted: &Wanted) -> Result<Answer, String> {
-    let choice = reply
-        .pointer("/choices/0")
-        .ok_or("answered without a choice")?;
-    let text = choice.pointer("/message/content").and_then(Json::as_str);
-    let text = text.ok_or("answered without text")?;
-    let finish = match choice.get("finish_reason").and_then(Json::as_str) {
-        Some("length") => Finish::Length,
-        Some(_) => Finish::Stop,
-        None => return Err("broke off its answer".into()),
-    };
-    match wanted {
-        Wanted::Text { grammar, .. } => {
-            if let (Some(grammar), Finish::Stop) = (grammar, finish) {
-                let accepted = grammar.constraint.accepts(text.trim());
-                accepted.map_err(|why| format!("answered what is not asked for: {why}"))?;
-            }
-            Ok(Answer::Text(Said {
-                text: text.to_owned(),
-                finish,
-                note: None,
-            }))
-        }
-        Wanted::Scores(labels) => {
-            let said = serde_json::from_str::<String>(text.trim());
-            let said = said.unwrap_or_else(|_| text.trim().to_owned());
-            let chosen = labels.iter().position(|label| *label == said);
-            let chosen = chosen.ok_or("answered with none of the labels")?;
-            let tokens = choice.pointer("/logprobs/content").and_then(Json::as_array);
-            let sum: Option<f64> = tokens.map(|tokens| {
-                let of_token = |token: &Json| token.get("logprob").and_then(Json::as_f64);
-                tokens.iter().filter_map(of_token).sum()
-            });
-            // The others' likelihoods are not told; together they have the rest.
-            let p = sum.map_or(1.0, |sum| sum.min(0.0).exp());
-            let rest = (1.0 - p) / labels.len().saturating_sub(1).max(1) as f64;
-            let score = |i| if i == chosen { p.max(rest) } else { rest };
-            Ok(Answer::Scores(
-                (0..labels.len()).map(|i| f64::ln(score(i))).collect(),
-            ))
-        }
-    }
-}
-
-/// The vectors of an embeddings answer, in the order of the texts.
-fn read_vectors(reply: &Json, n: usize) -> Result<Vec<Vec<f32>>, String> {
-    let data = reply.get("data").and_then(Json::as_array);
-    let data = data.ok_or("answered without vectors")?;
-    let mut vectors = vec![Vec::new(); n];
-    for (place, entry) in data.iter().enumerate() {
-        let index = entry
-            .get("index")
-            .and_then(Json::as_u64)
-            .unwrap_or(place as u64) as usize;
-        let numbers = entry.get("embedding").and_then(Json::as_array);
-        let numbers = numbers.ok_or("answered a vector that is none")?;
-        let number = |number: &Json| number.as_f64().map(|x| x as f32).filter(|x| x.is_finite());
-        let vector: Option<Vec<f32>> = numbers.iter().map(number).collect();
-        let vector = vector.ok_or("answered a vector that is not finite")?;
-        *vectors
-            .get_mut(index)
-            .ok_or("answered more vectors than texts")? = vector;
-    }
-    let dim = vectors.first().map_or(0, Vec::len);
-    if vectors
-        .iter()
-        .any(|vector| vector.is_empty() || vector.len() != dim)
-    {
-        return Err("answered fewer vectors than texts, or of several lengths".into());
-    }
-    Ok(vectors)
 }
 
 #[cfg(test)]

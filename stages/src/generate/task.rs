@@ -160,7 +160,7 @@ impl TextFields {
 pub(super) fn text_of(action: &'static str, answer: Answer) -> Result<Said, ItemError> {
     match answer {
         Answer::Text(said) => Ok(said),
-        Answer::Scores(_) => {
+        Answer::Scores(_) | Answer::Label(_) => {
             Err(ItemError::new(action, "the model scored instead of speaking").hint("report this"))
         }
     }

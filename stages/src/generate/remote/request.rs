@@ -1,6 +1,5 @@
 //! What a server is asked.
 
-use std::borrow::Cow;
 use std::io::Cursor;
 
 use base64::Engine as _;
@@ -15,6 +14,9 @@ use crate::generate::ask::{Ask, Picture, Wanted};
 /// The most that a hint may have: a server does not say how much its model reads.
 const MAX_HINT_BYTES: usize = 16 << 10;
 
+/// The most alternatives of a token that `OpenAI`'s protocol allows to ask for.
+const TOP_LOGPROBS: usize = 20;
+
 /// How a server is told the schema of its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
@@ -24,11 +26,45 @@ pub(super) enum Shape {
     JsonObject,
 }
 
+/// What a server understands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Dialect {
+    pub(super) shape: Shape,
+    /// Whether it tells the likelihoods of tokens.
+    pub(super) logprobs: bool,
+}
+
+impl Dialect {
+    /// What else a server may understand that refused a request; none if there is nothing left.
+    pub(super) fn simpler(self, refusal: &str, wanted: &Wanted) -> Option<Self> {
+        let scores = matches!(wanted, Wanted::Scores(_));
+        let schema = scores
+            || matches!(
+                wanted,
+                Wanted::Text {
+                    grammar: Some(_),
+                    ..
+                }
+            );
+        if self.logprobs && scores && refusal.contains("logprobs") {
+            return Some(Self {
+                logprobs: false,
+                ..self
+            });
+        }
+        // llama-cpp-python and servers like it know schemas in this shape alone.
+        (schema && self.shape == Shape::JsonSchema).then_some(Self {
+            shape: Shape::JsonObject,
+            ..self
+        })
+    }
+}
+
 /// The request, and what is to be said of it.
 pub(super) fn chat_request(
     model: &str,
     ask: &Ask,
-    shape: Shape,
+    dialect: Dialect,
 ) -> Result<(Json, Option<String>), String> {
     let mut text = ask.prompt.clone();
     let mut note = None;
@@ -79,29 +115,30 @@ pub(super) fn chat_request(
                 request["stop"] = json!(limits.stop);
             }
             if let Some(grammar) = grammar {
-                request["response_format"] = response_format(&grammar.schema, shape);
+                request["response_format"] = response_format(&grammar.schema, dialect.shape);
             }
         }
         Wanted::Scores(labels) => {
             request["max_tokens"] = json!(64);
             request["temperature"] = json!(0);
-            request["logprobs"] = json!(true);
-            request["response_format"] = response_format(&schema_of(labels), shape);
+            if dialect.logprobs {
+                request["logprobs"] = json!(true);
+                request["top_logprobs"] = json!(TOP_LOGPROBS);
+            }
+            request["response_format"] = response_format(&schema_of(labels), dialect.shape);
         }
     }
     Ok((request, note))
 }
 
-impl Wanted {
-    /// What the server is to keep to.
-    pub(super) fn schema(&self) -> Option<Cow<'_, Json>> {
-        match self {
-            Self::Text { grammar, .. } => grammar
-                .as_ref()
-                .map(|grammar| Cow::Borrowed(&grammar.schema)),
-            Self::Scores(labels) => Some(Cow::Owned(schema_of(labels))),
-        }
-    }
+/// Tells a model that it said what it was not asked for.
+pub(super) fn correction(said: &str, why: &str) -> [Json; 2] {
+    let again =
+        format!("That is not what was asked for: {why}. Answer again, in the form asked for.");
+    [
+        json!({ "role": "assistant", "content": said }),
+        json!({ "role": "user", "content": again }),
+    ]
 }
 
 /// One of the labels.
@@ -109,7 +146,7 @@ fn schema_of(labels: &[String]) -> Json {
     json!({ "type": "string", "enum": labels })
 }
 
-pub(super) fn response_format(schema: &Json, shape: Shape) -> Json {
+fn response_format(schema: &Json, shape: Shape) -> Json {
     match shape {
         Shape::JsonSchema => json!({
             "type": "json_schema",

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::*;
 use crate::embed_text::EmbedTextConfig;
+use crate::generate::ask::Wanted;
 use crate::generate::server::{Reply, Server};
 use crate::generate::{CaptionConfig, ClassifyConfig, ExtractConfig, GenerateConfig, ModelSetting};
 use crate::testing::blank_page;
@@ -151,6 +152,10 @@ fn an_object_is_asked_for_by_its_schema_and_checked() {
         2,
         "an answer that does not fit is asked for again"
     );
+    let messages = asked[1].body["messages"].as_array().unwrap();
+    assert_eq!(messages[1]["content"], "{\"total\": \"much\"}");
+    let told = messages[2]["content"].as_str().unwrap();
+    assert!(told.starts_with("That is not what was asked for"), "{told}");
     assert_eq!(
         asked[0].body["response_format"]["json_schema"]["schema"],
         schema
@@ -216,7 +221,9 @@ fn words_alone_are_one_text() {
 fn a_label_comes_with_what_the_server_tells_of_its_likelihood() {
     let body = json!({ "choices": [{ "message": { "content": "\"letter\"" },
         "finish_reason": "stop",
-        "logprobs": { "content": [{ "logprob": 0.8_f64.ln() }, { "logprob": 0.0 }] } }] });
+        "logprobs": { "content": [
+            { "token": "\"", "logprob": 0.0 }, { "token": "letter", "logprob": 0.8_f64.ln() },
+        ] } }] });
     let replies = vec![Reply::Status(200, "", body.to_string())];
     let server = Server::start(replies);
     let labels = json!({ "labels": ["invoice", "letter", "other"] });
@@ -228,6 +235,45 @@ fn a_label_comes_with_what_the_server_tells_of_its_likelihood() {
     };
     assert!((p - 0.8).abs() < 1e-9, "{p}");
     server.asked();
+}
+
+#[test]
+fn a_server_without_likelihoods_gives_a_label_alone() {
+    let unsupported = json!({ "error": { "message": "logprobs is not supported" } }).to_string();
+    for status in [400, 500] {
+        let replies = vec![
+            Reply::Status(status, "", unsupported.clone()),
+            Reply::says("\"letter\""),
+            Reply::says("other"),
+        ];
+        let server = Server::start(replies);
+        let labels = json!({ "labels": ["invoice", "letter", "other"] });
+        let mut stage = stage::<ClassifyConfig>(&server.url, labels);
+        let out = run_stage(&mut *stage, [blank_page(4, 4), blank_page(4, 4)]);
+        assert!(out.dead.is_empty(), "{:?}", out.dead);
+        let found: Vec<_> = out.sent.iter().map(|item| text(item, "label")).collect();
+        assert_eq!(found, ["letter", "other"]);
+        assert!(
+            out.sent[0].get("label_probability").is_none(),
+            "it is not known"
+        );
+        let asked = server.asked();
+        let wanted: Vec<_> = asked
+            .iter()
+            .map(|asked| &asked.body["top_logprobs"])
+            .collect();
+        assert_eq!(wanted, [&json!(20), &Json::Null, &Json::Null]);
+    }
+}
+
+#[test]
+fn a_label_that_is_none_is_asked_for_again() {
+    let server = Server::start(vec![Reply::says("a bill"), Reply::says("invoice")]);
+    let labels = json!({ "labels": ["invoice", "letter"] });
+    let mut stage = stage::<ClassifyConfig>(&server.url, labels);
+    let out = run_stage(&mut *stage, [blank_page(4, 4)]);
+    assert_eq!(text(&out.sent[0], "label"), "invoice");
+    assert_eq!(server.asked()[1].body["messages"][1]["content"], "a bill");
 }
 
 #[test]
@@ -309,7 +355,11 @@ fn a_hint_is_cut_and_that_is_said() {
             grammar: None,
         },
     };
-    let (request, note) = chat_request("tiny", &ask, Shape::JsonSchema).unwrap();
+    let dialect = Dialect {
+        shape: Shape::JsonSchema,
+        logprobs: true,
+    };
+    let (request, note) = chat_request("tiny", &ask, dialect).unwrap();
     assert_eq!(
         note.unwrap(),
         "the words were cut from 100000 to 16384 bytes"
