@@ -299,6 +299,7 @@ impl Remote {
                 Ok(reply) => match read(&reply) {
                     Ok(answer) => return Ok(Ok(answer)),
                     Err(Unread::Garbage(why)) => (why, None),
+                    Err(Unread::Useless(why)) => return Ok(Err(Unanswered::Refused(why.into()))),
                     Err(Unread::Misfit { said, why }) => {
                         if let Some(messages) = request["messages"].as_array_mut() {
                             messages.truncate(n_messages);

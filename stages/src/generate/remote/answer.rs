@@ -11,6 +11,8 @@ pub(super) enum Unread {
     Garbage(String),
     /// The model said what it was not asked for.
     Misfit { said: String, why: String },
+    /// The server answers every such request so.
+    Useless(&'static str),
 }
 
 impl From<&str> for Unread {
@@ -160,6 +162,10 @@ pub(super) fn read_vectors(reply: &Json, n: usize) -> Result<Vec<Vec<f32>>, Unre
             .unwrap_or(place as u64) as usize;
         let numbers = entry.get("embedding").and_then(Json::as_array);
         let numbers = numbers.ok_or("answered a vector that is none")?;
+        if numbers.iter().any(Json::is_array) {
+            let why = "answered a vector for each token; it must be told to pool them";
+            return Err(Unread::Useless(why));
+        }
         let number = |number: &Json| number.as_f64().map(|x| x as f32).filter(|x| x.is_finite());
         let vector: Option<Vec<f32>> = numbers.iter().map(number).collect();
         let vector = vector.ok_or("answered a vector that is not finite")?;

@@ -311,6 +311,20 @@ fn vectors_that_are_none_are_found_out() {
 }
 
 #[test]
+fn vectors_of_tokens_are_told_from_those_of_texts() {
+    let body = json!({ "data": [{ "index": 0, "embedding": [[1.0, 0.0], [0.0, 1.0]] }] });
+    let server = Server::start(vec![Reply::Status(200, "", body.to_string())]);
+    let mut stage = stage::<EmbedTextConfig>(&server.url, json!({}));
+    let out = run_stage(&mut *stage, [Item::of_text("a.pdf", "one")]);
+    let why = &out.dead[0].1;
+    assert!(
+        why.ends_with("answered a vector for each token; it must be told to pool them"),
+        "{why}"
+    );
+    assert_eq!(server.asked().len(), 1, "it would say so each time");
+}
+
+#[test]
 fn a_key_is_never_shown() {
     let mut remote = RemoteModel::new("http://a/v1", "b");
     remote.key = Some("very-secret".into());
