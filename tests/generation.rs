@@ -176,3 +176,25 @@ fn a_prompt_that_names_no_field_is_found_before_anything_runs() {
         "{message}"
     );
 }
+
+#[test]
+fn a_model_that_writes_is_described_as_one_and_refused_where_vectors_are_wanted() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| pagemill(folder.path(), arguments);
+    let model = model("qwen2_5_vl");
+    let model = model.to_str().unwrap();
+    let output = run(&["models", "show", model]);
+    let text = stdout(&output);
+    assert!(
+        text.contains("Qwen2_5_VLForConditionalGeneration, writes text about pictures and text"),
+        "{text}"
+    );
+    let card = json(&run(&["models", "show", model, "--json"]));
+    assert_eq!(card["max_context"], 2048);
+    let out = folder.path().join("v.safetensors");
+    let out = out.to_str().unwrap();
+    let output = run(&["embed", "--model", model, "--text", "x", "--out", out]);
+    let text = stderr(&output);
+    assert!(text.contains("writes text and makes no vectors"), "{text}");
+    assert!(text.contains("hint: name it in `generate`"), "{text}");
+}

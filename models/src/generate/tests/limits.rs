@@ -196,3 +196,22 @@ fn models_that_make_vectors_do_not_speak() {
         "{error}"
     );
 }
+
+#[test]
+fn models_that_speak_are_described_and_make_no_vectors() {
+    for name in ["qwen2_5_vl", "qwen3_vl", "qwen3"] {
+        let folder = own(name);
+        let card = Generator::describe(&folder).unwrap();
+        let weights = crate::weights::Weights::open(&folder).unwrap();
+        assert_eq!(card.n_parameters, weights.n_parameters(), "{name}");
+        assert_eq!(card.reads_images, name != "qwen3");
+        assert_eq!(card.max_context, 2048);
+        assert!(!card.is_stored_in_few_bits());
+        let error = crate::EncoderKind::of(&folder).unwrap_err().to_string();
+        assert!(
+            error.contains("writes text and makes no vectors"),
+            "{error}"
+        );
+    }
+    assert!(Generator::describe(&own("colqwen2_5")).is_err());
+}
