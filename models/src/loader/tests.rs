@@ -203,7 +203,11 @@ fn an_adapter_changes_the_floats_of_what_was_in_few_bits() {
     };
     let architecture = [("general.architecture", writer::Value::Text("qwen3"))];
     let tensors = ["blk.0.attn_q.weight", "blk.0.attn_k.weight"].map(matrix);
-    fs::write(base.path().join("m.gguf"), writer::file(&architecture, &tensors)).unwrap();
+    fs::write(
+        base.path().join("m.gguf"),
+        writer::file(&architecture, &tensors),
+    )
+    .unwrap();
     let config = format!(
         r#"{{"base_model_name_or_path": "{}", "lora_alpha": 2, "r": 1}}"#,
         base.path().display()
@@ -239,8 +243,55 @@ fn an_adapter_changes_the_floats_of_what_was_in_few_bits() {
     };
     let ([changed, as_it_was], n_bytes) = products(false);
     for (changed, as_it_was) in changed.iter().zip(&as_it_was) {
-        assert!((changed - as_it_was - 64.0).abs() < 0.05, "{changed} {as_it_was}");
+        assert!(
+            (changed - as_it_was - 64.0).abs() < 0.05,
+            "{changed} {as_it_was}"
+        );
     }
     let (_, n_exact_bytes) = products(true);
-    assert_eq!((n_bytes, n_exact_bytes), (32 * 32 * 4 + 32 * 34, 2 * 32 * 32 * 4));
+    assert_eq!(
+        (n_bytes, n_exact_bytes),
+        (32 * 32 * 4 + 32 * 34, 2 * 32 * 32 * 4)
+    );
+}
+
+#[test]
+fn a_table_is_kept_as_the_files_have_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let bytes: Vec<u8> = [0.5_f32, -1.25, 3.0, 8.0]
+        .iter()
+        .flat_map(|value| ((value.to_bits() >> 16) as u16).to_le_bytes())
+        .collect();
+    let rows = TensorView::new(FileType::BF16, vec![2, 2], &bytes).unwrap();
+    let file = safetensors::serialize([("a", rows)], None).unwrap();
+    fs::write(folder.path().join("model.safetensors"), file).unwrap();
+    let model = ModelFolders {
+        base: folder.path().to_owned(),
+        adapter: None,
+    };
+    for (dequantize, dtype, n_bytes) in [
+        (false, Dtype::F32, 8),
+        (false, Dtype::BF16, 8),
+        (true, Dtype::F32, 8),
+    ] {
+        let options = LoaderOptions {
+            dtype,
+            dequantize,
+            ..LoaderOptions::default()
+        };
+        let loader = Loader::new(&model, canonical_qwen_name, &options).unwrap();
+        let table = loader.table("a", [2, 2]);
+        assert_eq!(loader.finish().unwrap().n_bytes, n_bytes);
+        let row = table.look_up(&[1]).unwrap();
+        assert_eq!(row.dtype(), dtype.into());
+        let row = row.to_dtype(DType::F32).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(row, [[3.0, 8.0]]);
+    }
+    let loader = Loader::new(&model, canonical_qwen_name, &LoaderOptions::default()).unwrap();
+    loader.table("a", [3, 2]);
+    let error = loader.finish().unwrap_err().to_string();
+    assert!(
+        error.contains("`a` has shape [2, 2] instead of [3, 2]"),
+        "{error}"
+    );
 }
