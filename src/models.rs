@@ -32,7 +32,7 @@ enum ModelsCommand {
     List,
     /// Fetch a model from the hub; what has come already is not fetched again
     Fetch {
-        /// Name of the model, `owner/model`
+        /// Name of the model, `owner/model`, or of one of its files, `owner/model/file.gguf`
         name: String,
         /// Another version than the newest
         #[arg(long, value_name = "REVISION")]

@@ -106,8 +106,8 @@ pub(crate) fn is_one(path: &Path) -> bool {
     extension.eq_ignore_ascii_case("gguf") && path.is_file()
 }
 
-/// The files of this format in a folder. Of a file, that file, its other parts, and those that
-/// llama.cpp's conversion calls `mmproj` beside it.
+/// The files of this format in a folder. Of a file, that file, its other parts, and the one
+/// beside it that llama.cpp's conversion calls `mmproj`.
 pub(crate) fn files(place: &Path) -> Vec<PathBuf> {
     let named = is_one(place).then(|| stem(place));
     let folder = match &named {
@@ -119,21 +119,41 @@ pub(crate) fn files(place: &Path) -> Vec<PathBuf> {
         },
     };
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let belongs = |path: &PathBuf| {
-        named
-            .as_ref()
-            .is_none_or(|named| stem(path) == *named || stem(path).contains("mmproj"))
-    };
     let mut files: Vec<PathBuf> = entries
         .map(|entry| entry.path())
-        .filter(|path| is_one(path) && belongs(path))
+        .filter(|path| is_one(path))
         .collect();
     files.sort();
+    if let Some(named) = named {
+        let vision = best_mmproj(files.iter().map(|path| name_of(path))).map(str::to_owned);
+        files.retain(|path| stem(path) == named || Some(name_of(path)) == vision.as_deref());
+    }
     files
 }
 
+fn name_of(path: &Path) -> &str {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default()
+}
+
+/// Of several files with the vision part the one in f16, which loses nothing that matters.
+pub(crate) fn best_mmproj<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let rank = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        match () {
+            () if name.contains("bf16") => 1,
+            () if name.contains("f16") => 0,
+            () => 2,
+        }
+    };
+    names
+        .filter(|name| name.to_ascii_lowercase().contains("mmproj"))
+        .min_by_key(|name| (rank(name), *name))
+}
+
 /// A file's name without what tells parts apart, such as `-00001-of-00003`.
-fn stem(path: &Path) -> String {
+pub(crate) fn stem(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     let part = stem.len().checked_sub("-00001-of-00003".len());
     let part = part.and_then(|at| stem.is_char_boundary(at).then(|| stem.split_at(at)));

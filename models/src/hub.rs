@@ -62,7 +62,8 @@ pub struct FetchProgress {
 /// Fetches a model into the Hugging Face cache of `places`, and gives its folder.
 ///
 /// Of its files only those come that this crate reads: configuration, vocabulary and
-/// safetensors. Files that are here already are not fetched again, and one that was cut off in
+/// safetensors; or, of a model that has only those, GGUF files: one and the vision part beside
+/// it. Which one says `owner/model/file.gguf`, and then that file's path is given. Files that are here already are not fetched again, and one that was cut off in
 /// the middle goes on from there. `name` is `owner/model`, or `owner/model@revision`, by which
 /// [`resolve()`] finds another revision than `main`. If the model is an adapter, its base is
 /// fetched as well unless it is here. `progress` is called at each file's start and end, and
@@ -82,6 +83,7 @@ pub fn fetch(
         problem,
     };
     let (model, in_name) = names::split_revision(name);
+    let (model, file) = names::split_file(model);
     if !names::is_model(model) {
         return Err(invalid(model, "is no name of a model on the hub"));
     }
@@ -97,7 +99,20 @@ pub fn fetch(
     if !names::is_revision(revision) {
         return Err(invalid(revision, "is no name of a revision"));
     }
-    fetch_at(model, revision, places, HasBase::Maybe, progress)
+    let wanted = Wanted {
+        model,
+        file,
+        revision,
+    };
+    fetch_at(&wanted, places, HasBase::Maybe, progress)
+}
+
+/// What is fetched.
+struct Wanted<'a> {
+    model: &'a str,
+    /// One of several GGUF files.
+    file: Option<&'a str>,
+    revision: &'a str,
 }
 
 /// Whether what is fetched may be an adapter.
@@ -108,24 +123,26 @@ enum HasBase {
 }
 
 fn fetch_at(
-    model: &str,
-    revision: &str,
+    wanted: &Wanted<'_>,
     places: &ModelPlaces,
     has_base: HasBase,
     progress: &mut dyn FnMut(&FetchProgress),
 ) -> Result<PathBuf, ModelError> {
     let failed = |problem| ModelError::Fetch {
-        name: model.to_owned(),
+        name: wanted.model.to_owned(),
         problem,
     };
-    let client = Client::new(model, places).map_err(failed)?;
-    let download = Download::begin(&client, model, revision, places).map_err(failed)?;
+    let client = Client::new(wanted.model, places).map_err(failed)?;
+    let download = Download::begin(&client, wanted, places).map_err(failed)?;
     download.bring_all(progress).map_err(failed)?;
     if has_base == HasBase::Maybe {
         fetch_base(&download.snapshot, places, progress)?;
     }
-    download.publish(revision).map_err(failed)?;
-    Ok(download.snapshot)
+    download.publish(wanted.revision).map_err(failed)?;
+    Ok(match wanted.file {
+        Some(file) => download.snapshot.join(file),
+        None => download.snapshot,
+    })
 }
 
 /// The folder of a model, which is fetched if it is not here, and its base with it.
@@ -167,7 +184,12 @@ fn fetch_base(
     let trained_on = base.revision.as_deref();
     let revision = in_name.or(trained_on.filter(|revision| names::is_revision(revision)));
     let revision = revision.unwrap_or(MAIN);
-    fetch_at(model, revision, places, HasBase::No, progress).map(drop)
+    let wanted = Wanted {
+        model,
+        file: None,
+        revision,
+    };
+    fetch_at(&wanted, places, HasBase::No, progress).map(drop)
 }
 
 /// One model on its way, at one commit.
@@ -187,13 +209,21 @@ impl<'a> Download<'a> {
     /// Asks what there is.
     fn begin(
         client: &'a Client<'a>,
-        model: &'a str,
-        revision: &str,
+        &Wanted {
+            model,
+            file,
+            revision,
+        }: &Wanted<'a>,
         places: &ModelPlaces,
     ) -> Result<Self, FetchProblem> {
         let listing = client.list(revision)?;
-        let files = names::choose(listing.files)
-            .map_err(|others| FetchProblem::NoSafetensors { others })?;
+        let files = names::choose(listing.files, file).map_err(|others| match file {
+            Some(file) => FetchProblem::NoSuchFile {
+                file: file.to_owned(),
+                others,
+            },
+            None => FetchProblem::NoSafetensors { others },
+        })?;
         let cache = places.hugging_face_folder(model);
         Ok(Self {
             client,

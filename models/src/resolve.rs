@@ -98,6 +98,8 @@ impl ModelPlaces {
 ///    `<owner>/<model>@<revision>` it is the commit of that branch, tag or commit instead, and
 ///    the other places are left out.
 ///
+/// `<owner>/<model>/<file>.gguf` is one of several such files of a model in either cache.
+///
 /// In the caches a folder without `config.json` or, of adapters, `adapter_config.json` counts
 /// as absent: it is half downloaded, unless it has GGUF files, which say as much. In the Hugging Face cache, where other tools fetch some of
 /// a model's files, so does one that lacks safetensors, or one of their shards.
@@ -113,16 +115,29 @@ pub fn resolve(name: &str, places: &ModelPlaces) -> Result<PathBuf, ModelError> 
     // An absolute or dotted path is no name of a cached model.
     if !name.is_empty() && !name.starts_with(['/', '.']) {
         let (model, revision) = names::split_revision(name);
+        let (model, file) = names::split_file(model);
         if revision.is_none() {
-            let own = places.own_folder(name);
-            if has_config(&own) {
-                return Ok(own);
+            let own = places.own_folder(model);
+            match file.map(|file| own.join(file)) {
+                None if has_config(&own) => return Ok(own),
+                Some(path) if gguf::is_one(&path) => return Ok(path),
+                _ => looked_in.push(own),
             }
-            looked_in.push(own);
         }
         let hub = places.hugging_face_folder(model);
-        if let Some(snapshot) = snapshot(&hub, revision.unwrap_or(MAIN)) {
-            return Ok(snapshot);
+        let revision = revision.unwrap_or(MAIN);
+        match file {
+            None => {
+                if let Some(snapshot) = snapshot(&hub, revision).filter(|path| is_whole(path)) {
+                    return Ok(snapshot);
+                }
+            }
+            Some(file) => {
+                let path = snapshot(&hub, revision).map(|folder| folder.join(file));
+                if let Some(path) = path.filter(|path| gguf::is_one(path)) {
+                    return Ok(path);
+                }
+            }
         }
         looked_in.push(hub);
     }
@@ -132,7 +147,7 @@ pub fn resolve(name: &str, places: &ModelPlaces) -> Result<PathBuf, ModelError> 
     })
 }
 
-/// The complete snapshot of a revision in one model's folder of the hub cache.
+/// Where a revision's snapshot is in one model's folder of the hub cache, whole or not.
 fn snapshot(hub_folder: &Path, revision: &str) -> Option<PathBuf> {
     if !names::is_revision(revision) {
         return None;
@@ -140,8 +155,7 @@ fn snapshot(hub_folder: &Path, revision: &str) -> Option<PathBuf> {
     let commit = fs::read_to_string(hub_folder.join("refs").join(revision));
     // What no file names may be a commit itself.
     let commit = commit.unwrap_or_else(|_| revision.to_owned());
-    let snapshot = hub_folder.join("snapshots").join(commit.trim());
-    is_whole(&snapshot).then_some(snapshot)
+    Some(hub_folder.join("snapshots").join(commit.trim()))
 }
 
 fn has_config(folder: &Path) -> bool {
@@ -245,7 +259,7 @@ fn revisions(hub_folder: &Path) -> Vec<(String, PathBuf)> {
     names.sort_by_key(|name| (name != MAIN, commits.contains(name), name.clone()));
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     for name in names {
-        if let Some(snapshot) = snapshot(hub_folder, &name)
+        if let Some(snapshot) = snapshot(hub_folder, &name).filter(|path| is_whole(path))
             && found.iter().all(|(_, other)| *other != snapshot)
         {
             found.push((name, snapshot));

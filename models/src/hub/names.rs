@@ -1,6 +1,11 @@
 //! How models are called on the hub, and which of a model's files are worth fetching.
 
+use std::collections::BTreeSet;
+use std::path::Path;
+
 use serde::Deserialize;
+
+use crate::gguf;
 
 /// Splits `model@revision`. Without an `@` there is no revision.
 pub(crate) fn split_revision(name: &str) -> (&str, Option<&str>) {
@@ -10,10 +15,25 @@ pub(crate) fn split_revision(name: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Whether the hub may have a model of this name, with or without a revision.
+/// Splits `owner/model/file.gguf`, one of several files of a model.
+pub(crate) fn split_file(name: &str) -> (&str, Option<&str>) {
+    match name.rsplit_once('/') {
+        Some((model, file)) if model.contains('/') && is_gguf(file) => (model, Some(file)),
+        _ => (name, None),
+    }
+}
+
+fn is_gguf(name: &str) -> bool {
+    is_plain(name)
+        && Path::new(name)
+            .extension()
+            .is_some_and(|extension| extension == "gguf")
+}
+
+/// Whether the hub may have a model of this name, with or without a revision and a file.
 pub(crate) fn is_hub_name(name: &str) -> bool {
     let (model, revision) = split_revision(name);
-    is_model(model) && revision.is_none_or(is_revision)
+    is_model(split_file(model).0) && revision.is_none_or(is_revision)
 }
 
 /// `owner/model`, or `model` alone, as a few old ones are called. The hub allows no two
@@ -54,15 +74,24 @@ pub(super) struct RemoteFile {
 /// first, since they show soonest what is wrong; an index after what it names; and last those
 /// by which a folder is known to hold a model.
 ///
+/// Of GGUF files, which often come in several precisions, it takes `file` with its other parts
+/// and the vision part, or the only model that there is; they need no other files.
+///
 /// # Errors
-/// The files in other formats than safetensors, if there are none in this.
-pub(super) fn choose(files: Vec<RemoteFile>) -> Result<Vec<RemoteFile>, Vec<String>> {
+/// The files in formats that are not read, or that are several, if there is nothing else.
+pub(super) fn choose(
+    files: Vec<RemoteFile>,
+    file: Option<&str>,
+) -> Result<Vec<RemoteFile>, Vec<String>> {
     let names: Vec<String> = files.iter().map(|file| file.name.clone()).collect();
+    let has_safetensors = names
+        .iter()
+        .any(|name| is_plain(name) && name.ends_with(".safetensors"));
+    if file.is_some() || !has_safetensors {
+        return choose_gguf(files, file);
+    }
     let mut weights: Vec<&str> = names.iter().map(String::as_str).collect();
     weights.retain(|name| is_plain(name) && is_weights(name));
-    if !weights.iter().any(|name| name.ends_with(".safetensors")) {
-        return Err(names.into_iter().filter(|name| is_other(name)).collect());
-    }
     // Many models come again under a second name, for another program.
     let stems = ["model", "adapter_model"];
     if weights.iter().any(|name| stems.contains(&stem(name))) {
@@ -86,11 +115,45 @@ pub(super) fn choose(files: Vec<RemoteFile>) -> Result<Vec<RemoteFile>, Vec<Stri
     Ok(chosen)
 }
 
+fn choose_gguf(files: Vec<RemoteFile>, file: Option<&str>) -> Result<Vec<RemoteFile>, Vec<String>> {
+    let stem_of = |name: &str| gguf::stem(Path::new(name));
+    let models = |name: &str| is_gguf(name) && !name.to_ascii_lowercase().contains("mmproj");
+    let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+    let stems: BTreeSet<String> = names
+        .iter()
+        .filter(|name| models(name))
+        .map(|name| stem_of(name))
+        .collect();
+    let wanted = match (file, stems.len()) {
+        (Some(file), _) if names.contains(&file) => Some(stem_of(file)),
+        (None, 1) => stems.into_iter().next(),
+        _ => None,
+    };
+    let vision = gguf::best_mmproj(names.iter().copied().filter(|name| is_gguf(name)));
+    let vision = vision.map(str::to_owned);
+    let Some(wanted) = wanted else {
+        let all = files.into_iter().map(|file| file.name);
+        return Err(all.filter(|name| is_other(name)).collect());
+    };
+    let mut chosen: Vec<RemoteFile> = files
+        .into_iter()
+        .filter(|file| {
+            is_gguf(&file.name)
+                && (stem_of(&file.name) == wanted || Some(&file.name) == vision.as_ref())
+        })
+        .collect();
+    // The one that is asked for comes last, and says that the others are here.
+    let rank = |name: &str| (Some(name) == file, models(name));
+    chosen
+        .sort_by(|one, other| (rank(&one.name), &one.name).cmp(&(rank(&other.name), &other.name)));
+    Ok(chosen)
+}
+
 fn is_weights(name: &str) -> bool {
     name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json")
 }
 
-/// Weights that this crate does not read.
+/// Weights that this crate does not read, or not without being told which.
 fn is_other(name: &str) -> bool {
     let extensions = ["gguf", "bin", "pt", "pth", "ckpt", "h5", "msgpack", "onnx"];
     let extension = name.rsplit_once('.').map(|(_, extension)| extension);
@@ -152,11 +215,15 @@ mod tests {
     use super::*;
 
     fn chosen(names: &[&str]) -> Result<Vec<String>, Vec<String>> {
+        chosen_for(names, None)
+    }
+
+    fn chosen_for(names: &[&str], wanted: Option<&str>) -> Result<Vec<String>, Vec<String>> {
         let file = |name: &&str| RemoteFile {
             name: (*name).to_owned(),
             size: None,
         };
-        let chosen = choose(names.iter().map(file).collect())?;
+        let chosen = choose(names.iter().map(file).collect(), wanted)?;
         Ok(chosen.into_iter().map(|file| file.name).collect())
     }
 
@@ -266,10 +333,46 @@ mod tests {
     fn other_formats_are_named() {
         let files = [
             "config.json",
-            "m.gguf",
+            "a.gguf",
+            "b.gguf",
             "pytorch_model.bin",
             "sub/model.safetensors",
         ];
-        assert_eq!(chosen(&files).unwrap_err(), ["m.gguf", "pytorch_model.bin"]);
+        let others = ["a.gguf", "b.gguf", "pytorch_model.bin"];
+        assert_eq!(chosen(&files).unwrap_err(), others);
+        assert_eq!(chosen_for(&files, Some("c.gguf")).unwrap_err(), others);
+    }
+
+    #[test]
+    fn of_gguf_files_the_one_that_is_named_or_the_only_one_comes_with_its_vision_part() {
+        let files = [
+            "config.json",
+            "m-Q4_K_M.gguf",
+            "m-F16-00001-of-00002.gguf",
+            "m-F16-00002-of-00002.gguf",
+            "mmproj-m-BF16.gguf",
+            "mmproj-m-F16.gguf",
+            "sub/m-Q4_K_M.gguf",
+        ];
+        assert_eq!(
+            chosen_for(&files, Some("m-Q4_K_M.gguf")).unwrap(),
+            ["mmproj-m-F16.gguf", "m-Q4_K_M.gguf"]
+        );
+        assert_eq!(
+            chosen_for(&files, Some("m-F16-00001-of-00002.gguf")).unwrap(),
+            [
+                "mmproj-m-F16.gguf",
+                "m-F16-00002-of-00002.gguf",
+                "m-F16-00001-of-00002.gguf"
+            ]
+        );
+        assert_eq!(chosen(&["README.md", "m.gguf"]).unwrap(), ["m.gguf"]);
+        assert_eq!(split_file("a/b/m.gguf"), ("a/b", Some("m.gguf")));
+        for name in ["a/b/m.gguf", "a/b/m.gguf@main"] {
+            assert!(is_hub_name(name), "{name}");
+        }
+        for name in ["a/b/c/m.gguf", "a/b/m.bin", "a/b/../m.gguf"] {
+            assert!(!is_hub_name(name), "{name}");
+        }
     }
 }

@@ -99,6 +99,15 @@ pub enum FetchProblem {
         others: Vec<String>,
     },
 
+    /// The model has other files than the one that was named.
+    #[error("it has no `{file}`{}", but_others(others))]
+    NoSuchFile {
+        /// The name of a GGUF file.
+        file: String,
+        /// Weights that there are.
+        others: Vec<String>,
+    },
+
     /// No room.
     #[error("the disk is full: {}", folder.display())]
     DiskFull {
@@ -180,6 +189,12 @@ impl FetchProblem {
             }
             Self::CutOff { .. } => "run the same again: it goes on where it stopped".into(),
             Self::Busy { .. } => "wait for it, then run the same again".into(),
+            Self::NoSafetensors { others } | Self::NoSuchFile { others, .. }
+                if others.iter().any(|name| name.ends_with(".gguf")) =>
+            {
+                "name one of its GGUF files: `owner/model/file.gguf`".into()
+            }
+            Self::NoSuchFile { .. } => "check the name on the hub".into(),
             Self::NoSafetensors { .. } => {
                 "use a model that has safetensors, or convert this one and give the path of the \
                  folder"

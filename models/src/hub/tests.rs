@@ -565,12 +565,12 @@ fn nothing_is_asked_offline_or_for_what_is_no_name() {
 fn a_model_in_another_format_is_left_alone() {
     let root = tempfile::tempdir().unwrap();
     let mut model = tiny();
-    model.files[4].0 = "model-q4.gguf";
+    model.files[4].0 = "model.onnx";
     let server = Server::of(vec![model]);
     let error = fetch_quietly(NAME, &places(root.path(), &server)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "cannot fetch `owner/tiny`: it has no safetensors, only `model-q4.gguf`, \
+        "cannot fetch `owner/tiny`: it has no safetensors, only `model.onnx`, \
          `pytorch_model.bin`"
     );
     assert_eq!(server.requests().len(), 1);
@@ -585,3 +585,5 @@ fn a_cache_that_cannot_be_written_is_said_to_be_so() {
     let error = problem(fetch_quietly(NAME, &places));
     assert!(matches!(error, FetchProblem::Write { .. }), "{error}");
 }
+
+mod gguf;
