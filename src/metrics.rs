@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use pagemill::pipeline::{NodeReport, Role, Snapshot};
+use pagemill::pipeline::{ModelReport, NodeReport, Role, Snapshot};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -222,6 +222,39 @@ fn gauges_of_nodes() -> [Family<NodeReport, u64>; 3] {
     ]
 }
 
+fn counts_of_models() -> [Family<ModelReport, f64>; 2] {
+    [
+        family(
+            "model_busy",
+            "Time in which the model's device worked for it",
+            |model: &ModelReport| model.busy_s,
+        )
+        .in_unit(Unit::Seconds),
+        family(
+            "model_tokens",
+            "Tokens that the model wrote",
+            |model: &ModelReport| model.tokens as f64,
+        ),
+    ]
+}
+
+fn gauges_of_models() -> [Family<ModelReport, f64>; 2] {
+    [
+        family(
+            "model_load",
+            "Time that loading the model took",
+            |model: &ModelReport| model.load_s,
+        )
+        .in_unit(Unit::Seconds),
+        family(
+            "model_memory",
+            "Memory of the model's weights",
+            |model: &ModelReport| model.memory_bytes as f64,
+        )
+        .in_unit(Unit::Bytes),
+    ]
+}
+
 /// A histogram of a node: its sum, and its buckets by upper bound.
 struct Histogram {
     sum: f64,
@@ -353,6 +386,34 @@ impl Runs {
         Ok(())
     }
 
+    fn encode_models(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let models = || {
+            self.0.iter().flat_map(|seen| {
+                let labels = |model| [("pipeline", seen.pipeline.as_str()), ("model", model)];
+                let models = seen.now.models.iter();
+                models.map(move |model| (labels(&model.name), model))
+            })
+        };
+        for family in counts_of_models() {
+            let (unit, kind) = (family.unit.as_ref(), MetricType::Counter);
+            let mut metrics = encoder.encode_descriptor(family.name, family.help, unit, kind)?;
+            for (labels, model) in models() {
+                let mut metric = metrics.encode_family(&labels)?;
+                metric.encode_counter::<NoLabelSet, _, u64>(&(family.of)(model), None)?;
+            }
+        }
+        for family in gauges_of_models() {
+            let (unit, kind) = (family.unit.as_ref(), MetricType::Gauge);
+            let mut metrics = encoder.encode_descriptor(family.name, family.help, unit, kind)?;
+            for (labels, model) in models() {
+                metrics
+                    .encode_family(&labels)?
+                    .encode_gauge(&(family.of)(model))?;
+            }
+        }
+        Ok(())
+    }
+
     fn encode_histograms(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let families = [
             family(
@@ -387,6 +448,7 @@ impl Collector for Runs {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_runs(&mut encoder)?;
         self.encode_nodes(&mut encoder)?;
+        self.encode_models(&mut encoder)?;
         self.encode_histograms(&mut encoder)
     }
 }
@@ -437,6 +499,14 @@ mod tests {
                 node("render", Role::Stage),
                 node("table", Role::Sink),
             ],
+            models: vec![ModelReport {
+                name: "small-vl".into(),
+                memory_bytes: 885,
+                load_s: 2.5,
+                there_s: 8.0,
+                busy_s: 7.5,
+                tokens: 800,
+            }],
         };
         encode(vec![Seen {
             pipeline: "pages".into(),
@@ -457,6 +527,8 @@ mod tests {
             "pagemill_node_queue_bytes{pipeline=\"pages\",node=\"table\",role=\"sink\"} 4096",
             "pagemill_documents_total{pipeline=\"pages\",outcome=\"set_aside\"} 1",
             "pagemill_items_stored_total{pipeline=\"pages\"} 7",
+            "pagemill_model_busy_seconds_total{pipeline=\"pages\",model=\"small-vl\"} 7.5",
+            "pagemill_model_memory_bytes{pipeline=\"pages\",model=\"small-vl\"} 885.0",
             "# TYPE pagemill_build info",
         ] {
             assert!(text.contains(&format!("{line}\n")), "{line}\n{text}");

@@ -169,6 +169,7 @@ mod tests {
                 dead_letters: 2,
                 dead_letters_before: 0,
                 nodes: Vec::new(),
+                models: Vec::new(),
             },
         }
     }

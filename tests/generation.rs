@@ -148,6 +148,15 @@ fn one_rendering_becomes_vectors_and_markdown_in_one_row() {
     );
     let (code, report) = mill.run();
     assert_eq!(code, 0, "{report}");
+    let model = &report["models"][0];
+    assert_eq!(model["name"], "qwen2_5_vl", "{report}");
+    let positive = |key: &str| model[key].as_f64().unwrap() > 0.0;
+    assert!(
+        ["tokens", "busy_s", "memory_bytes", "load_s"]
+            .iter()
+            .all(|key| positive(key)),
+        "{model}"
+    );
     let rows = part_rows(&mill.path("rows"));
     assert!(rows.len() > 2);
     for row in &rows {

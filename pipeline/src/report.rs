@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::meter::ModelReport;
 use crate::metrics::Role;
 
 /// How far a run is.
@@ -33,6 +34,8 @@ pub struct Snapshot {
     pub dead_letters_before: u64,
     /// The nodes in the order of the file.
     pub nodes: Vec<NodeReport>,
+    /// The models that are loaded and tell what they do, by name.
+    pub models: Vec<ModelReport>,
 }
 
 /// What one node did.
@@ -125,6 +128,9 @@ pub struct Report {
 /// Below this share of busy time nothing but the machine's idleness was the limit.
 const BUSY: f64 = 0.5;
 
+/// Above this share a model can do no more.
+const BUSY_MODEL: f64 = 0.9;
+
 impl Report {
     pub(crate) fn new(pipeline: String, stopped: StopReason, totals: Snapshot) -> Self {
         let (bottleneck, advice) = advise(&totals);
@@ -202,7 +208,21 @@ impl Report {
                 percent(node.blocked_s),
             );
         }
-        let _ = write!(text, "\n  {}\n", self.advice);
+        text.push('\n');
+        for model in totals.models.iter().filter(|model| model.busy_s > 0.0) {
+            let _ = writeln!(
+                text,
+                "  model `{}`: busy {:.0} % since it was there ({:.0} MB, loaded in {:.1} s); {} \
+                 tokens, {:.0} a second",
+                model.name,
+                100.0 * model.busy_share(),
+                model.memory_bytes as f64 / 1e6,
+                model.load_s,
+                model.tokens,
+                model.tokens as f64 / model.there_s.max(1e-9),
+            );
+        }
+        let _ = writeln!(text, "  {}", self.advice);
         text
     }
 }
@@ -225,6 +245,10 @@ fn advise(totals: &Snapshot) -> (Option<String>, String) {
         );
     };
     let (name, percent) = (&limit.name, 100.0 * busy(limit));
+    let busy_model = totals
+        .models
+        .iter()
+        .find(|model| model.busy_share() > BUSY_MODEL);
     let advice = match limit.role {
         _ if busy(limit) < BUSY => format!(
             "no node was busy more than {percent:.0} % of the time (`{name}` the most): the run was \
@@ -234,6 +258,14 @@ fn advise(totals: &Snapshot) -> (Option<String>, String) {
             "`{name}` was busy {percent:.0} % of the time: reading the documents is the limit; a \
              faster disk or network is what would help"
         ),
+        Role::Stage if busy_model.is_some() => {
+            let model = busy_model.map_or("", |model| model.name.as_str());
+            format!(
+                "`{name}` was busy {percent:.0} % of the time: it is the limit, and the model \
+                 `{model}` was too: a faster device, fewer bits (`quantize`) or shorter answers are \
+                 what would help"
+            )
+        }
         Role::Stage => format!(
             "`{name}` was busy {percent:.0} % of the time: it is the limit; give it more `workers` \
              if cores are idle, or a faster device"
@@ -300,6 +332,7 @@ mod tests {
             dead_letters: 0,
             dead_letters_before: 0,
             nodes,
+            models: Vec::new(),
         };
         Report::new("pages".into(), StopReason::Finished, totals)
     }
@@ -347,5 +380,28 @@ mod tests {
         for name in ["name", "items", "busy_s", "starved_s", "blocked_s"] {
             assert!(json["nodes"][0].get(name).is_some(), "{name} is missing");
         }
+    }
+
+    #[test]
+    fn a_model_that_can_do_no_more_is_named() {
+        let mut totals = report(vec![
+            node("files", Role::Source, 1.0),
+            node("markdown", Role::Stage, 19.8),
+        ])
+        .totals;
+        totals.models = vec![ModelReport {
+            name: "small-vl".into(),
+            memory_bytes: 885_000_000,
+            load_s: 2.8,
+            there_s: 8.0,
+            busy_s: 7.9,
+            tokens: 800,
+        }];
+        let report = Report::new("pages".into(), StopReason::Finished, totals);
+        let text = report.to_text();
+        let line = "  model `small-vl`: busy 99 % since it was there (885 MB, loaded in 2.8 s); 800 \
+                    tokens, 100 a second\n";
+        assert!(text.contains(line), "{text}");
+        assert!(text.contains("and the model `small-vl` was too"), "{text}");
     }
 }

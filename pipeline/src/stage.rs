@@ -14,6 +14,7 @@ use crate::fields::{FieldSet, Fields};
 use crate::item::Item;
 use crate::key::DocumentId;
 use crate::ledger::Stager;
+use crate::meter::{Meters, ModelMeter};
 use crate::metrics::SinkMeter;
 use crate::source_outlet::SourceOutlet;
 
@@ -284,6 +285,7 @@ pub trait Sink: Send {
 #[derive(Clone, Default)]
 pub struct Resources {
     values: Arc<Mutex<ResourceMap>>,
+    pub(crate) meters: Arc<Meters>,
 }
 
 type ResourceMap = HashMap<(TypeId, String), Arc<dyn Any + Send + Sync>>;
@@ -319,6 +321,11 @@ impl Resources {
         Arc::clone(slot)
             .downcast()
             .expect("the slot's key holds its type")
+    }
+
+    /// Counts what a model does that is shared under `key`; the report calls it `name`.
+    pub fn model_meter(&self, key: &str, name: &str) -> ModelMeter {
+        self.meters.get(key, name)
     }
 
     fn lock(&self) -> MutexGuard<'_, ResourceMap> {

@@ -23,7 +23,7 @@ pub(crate) fn split_file(name: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn is_gguf(name: &str) -> bool {
+pub(super) fn is_gguf(name: &str) -> bool {
     is_plain(name)
         && Path::new(name)
             .extension()

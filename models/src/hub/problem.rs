@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use super::names;
 use crate::error::{Cause, join_names};
 
 /// Why [`fetch`](crate::fetch) failed. What had come is kept, and the next try goes on from
@@ -190,7 +191,7 @@ impl FetchProblem {
             Self::CutOff { .. } => "run the same again: it goes on where it stopped".into(),
             Self::Busy { .. } => "wait for it, then run the same again".into(),
             Self::NoSafetensors { others } | Self::NoSuchFile { others, .. }
-                if others.iter().any(|name| name.ends_with(".gguf")) =>
+                if others.iter().any(|name| names::is_gguf(name)) =>
             {
                 "name one of its GGUF files: `owner/model/file.gguf`".into()
             }

@@ -4,7 +4,7 @@
     reason = "a call would leave the vector instructions behind"
 )]
 
-use super::kernel::{MAGIC, Patch, Product, ROW_WORDS};
+use super::kernel::{MAGIC, Patch, Product, ROW_WORDS, fetch_ahead};
 use super::lanes::Lanes;
 use super::tiles::{BLOCK, COLUMNS, Five, Flat4, HALF, SUPERBLOCK, Tile, Tile4, Tile6};
 
@@ -127,6 +127,7 @@ impl<T: Fours> Product for T {
                 for block in 0..n_blocks {
                     let tile = tiles.get_unchecked(block / Self::N_BLOCKS);
                     let block = block % Self::N_BLOCKS;
+                    fetch_ahead(tile, block, Self::N_BLOCKS);
                     let mut sums = [[L::splat_int(MAGIC.to_bits() as i32); 2]; ROWS];
                     // None of this is left where there are no fifth bits.
                     let mut planes = [L::splat_int(0); 2];
@@ -215,6 +216,7 @@ impl Product for Tile6 {
                 let mut words = rows.as_ptr();
                 for block in 0..n_blocks {
                     let tile = tiles.get_unchecked(block / Self::N_BLOCKS);
+                    fetch_ahead(tile, block % Self::N_BLOCKS, Self::N_BLOCKS);
                     for part in 0..BLOCK / HALF {
                         let half = block % Self::N_BLOCKS * (BLOCK / HALF) + part;
                         let mut sums = [[L::splat_int(0); 2]; ROWS];

@@ -15,6 +15,7 @@ use crate::edge::{Carries, EdgeLimits, Route};
 use crate::error::FieldError;
 use crate::fields::{Cardinality, FieldSet, Fields};
 use crate::gather::{Rule, Unmatched};
+use crate::meter::Meters;
 use crate::metrics::Role;
 use crate::registry::Settings;
 use crate::retry::OnError;
@@ -159,6 +160,7 @@ pub struct Pipeline {
     pub(crate) can_stage: bool,
     pub(crate) options: RunOptions,
     pub(crate) secrets: Secrets,
+    pub(crate) meters: Arc<Meters>,
     pub(crate) nodes: Vec<Node>,
 }
 
@@ -339,6 +341,7 @@ impl Graph {
                 .any(|node| node.fields.cardinality.gathers()),
             options: RunOptions::default(),
             secrets: self.secrets.clone(),
+            meters: Arc::clone(&resources.meters),
             nodes,
         })
     }

@@ -9,6 +9,7 @@ use tokio_stream::wrappers::IntervalStream;
 
 use super::Shared;
 use crate::edge::{Budget, Stop};
+use crate::meter::MetersSince;
 use crate::metrics::{NodeMetrics, Role, Spent, read};
 use crate::report::{NodeReport, Snapshot};
 
@@ -24,6 +25,7 @@ pub struct RunControl {
 pub(super) struct Watched {
     pub(super) shared: Arc<Shared>,
     pub(super) nodes: Vec<WatchedNode>,
+    pub(super) models: MetersSince,
     pub(super) started: Instant,
 }
 
@@ -86,6 +88,7 @@ impl Watched {
             dead_letters: read(&metrics.dead_letters),
             dead_letters_before: read(&progress.n_dead_before),
             nodes: self.nodes.iter().map(WatchedNode::report).collect(),
+            models: self.models.reports(),
         }
     }
 }

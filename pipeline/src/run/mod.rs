@@ -36,6 +36,7 @@ use crate::graph::{Pipeline, Work};
 use crate::item::Item;
 use crate::key::DocumentId;
 use crate::ledger::{Ledger, Progress};
+use crate::meter::MetersSince;
 use crate::metrics::{NodeMetrics, Role, RunMetrics, SinkMeter, add_one};
 use crate::report::{Report, StopReason};
 use crate::retry::OnError;
@@ -224,10 +225,12 @@ impl Pipeline {
                 budgets: Vec::new(),
             })
             .collect();
+        let models = MetersSince::now(&self.meters);
         let start = Start::new(self, Arc::clone(&shared), metrics, &mut watched);
         let watched = Arc::new(Watched {
             shared: Arc::clone(&shared),
             nodes: watched,
+            models,
             started,
         });
         *control

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pagemill_models::{Constraint, FinishReason, Limits, Patches, Sampling};
+use pagemill_models::{Constraint, FinishReason, Limits, ModelError, Patches, Sampling};
 use pagemill_pipeline::{Image, Item, ItemError, Outlet, StageError};
 use serde_json::Value as Json;
 
@@ -117,7 +117,8 @@ impl Speaker {
     /// It cannot be loaded.
     pub(super) fn start(&mut self) -> Result<(), StageError> {
         if let Self::Local(local) = self {
-            let load = || Host::start(local.folder.clone(), local.options.clone());
+            let (folder, options) = (&local.folder, &local.options);
+            let load = || Host::start(folder.clone(), options.clone(), local.meter.clone());
             local.host = Some(local.loaded.get_or_load(load)?);
         }
         Ok(())
@@ -155,7 +156,12 @@ impl Speaker {
                 match host.answer(ask, || outlet.is_cancelled()) {
                     Ok(answer) => Ok(Outcome::Answer(answer)),
                     Err(Unanswered::Item(error)) => {
-                        let failed = ItemError::new(action, &*error).hint(error.hint());
+                        // Its own words: the item's error begins as the model's does.
+                        let reason = match &*error {
+                            ModelError::Generate(problem) => problem.to_string(),
+                            other => other.to_string(),
+                        };
+                        let failed = ItemError::new(action, reason).hint(error.hint());
                         Ok(Outcome::Failed(failed))
                     }
                     Err(Unanswered::Broken(why)) => Err(StageError::fatal(

@@ -16,7 +16,7 @@ use pagemill_models::{
     Event, GenerateRequest, Generator, GeneratorOptions, Limits, Message, ModelError, Part,
     Patches, RequestId, Sampling,
 };
-use pagemill_pipeline::StageError;
+use pagemill_pipeline::{ModelMeter, StageError};
 
 use super::ask::{Answer, Ask, Picture, Said, Wanted};
 use crate::models;
@@ -59,16 +59,18 @@ impl Host {
     ///
     /// # Errors
     /// Those of [`Generator::load`], and of starting a thread.
-    pub(super) fn start(folder: PathBuf, options: GeneratorOptions) -> Result<Self, StageError> {
+    pub(super) fn start(
+        folder: PathBuf,
+        options: GeneratorOptions,
+        meter: ModelMeter,
+    ) -> Result<Self, StageError> {
         let (jobs, waiting) = bounded(MAX_JOBS);
         let (loaded, is_loaded) = bounded(1);
-        let name = folder
-            .file_name()
-            .map_or_else(String::new, |name| name.to_string_lossy().into());
         let run = move || match Generator::load(&folder, &options) {
             Ok(generator) => {
+                meter.loaded(generator.memory_bytes() as u64, generator.load_time());
                 let _ = loaded.send(Ok(())); // Whoever started it may have given up.
-                Running::new(generator, waiting, name).run();
+                Running::new(generator, waiting, meter).run();
             }
             Err(error) => {
                 let _ = loaded.send(Err(error));
@@ -138,10 +140,7 @@ struct Running {
     generator: Generator,
     jobs: Receiver<Job>,
     asked: HashMap<RequestId, Asked>,
-    name: String,
-    n_tokens: usize,
-    idle: Duration,
-    since: Instant,
+    meter: ModelMeter,
 }
 
 /// A sequence under way.
@@ -152,15 +151,12 @@ struct Asked {
 }
 
 impl Running {
-    fn new(generator: Generator, jobs: Receiver<Job>, name: String) -> Self {
+    fn new(generator: Generator, jobs: Receiver<Job>, meter: ModelMeter) -> Self {
         Self {
             generator,
             jobs,
             asked: HashMap::new(),
-            name,
-            n_tokens: 0,
-            idle: Duration::ZERO,
-            since: Instant::now(),
+            meter,
         }
     }
 
@@ -177,32 +173,18 @@ impl Running {
             }
             self.asked
                 .retain(|_, asked| !asked.is_cancelled.load(Ordering::Relaxed));
-            match self.generator.step() {
-                Ok(events) => events.into_iter().for_each(|event| self.tell(event)),
-                Err(error) => {
-                    self.break_off(&error);
-                    break;
-                }
+            if let Err(error) = self.step() {
+                self.break_off(&error);
+                break;
             }
         }
-        let whole = self.since.elapsed().as_secs_f64();
-        let busy = 1.0 - self.idle.as_secs_f64() / whole.max(f64::MIN_POSITIVE);
-        tracing::info!(
-            model = self.name,
-            tokens = self.n_tokens,
-            "the model was busy {:.1} % of {whole:.1} s",
-            100.0 * busy
-        );
     }
 
     /// Takes what waits; with nothing to do, waits. False when nobody can ask any more.
     fn take_jobs(&mut self) -> bool {
         loop {
             let job = if self.generator.is_idle() {
-                let since = Instant::now();
-                let job = self.jobs.recv();
-                self.idle += since.elapsed();
-                match job {
+                match self.jobs.recv() {
                     Ok(job) => job,
                     Err(_) => return false,
                 }
@@ -228,12 +210,15 @@ impl Running {
         let request = request_of(&ask);
         if let Wanted::Scores(labels) = &ask.wanted {
             let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+            let mut began = Instant::now();
             let mut scores = self.generator.score(&request, &labels, true);
             if scores.is_err() && !self.generator.is_idle() {
                 // Perhaps there was no room beside the others: they go first.
                 self.finish_all();
+                began = Instant::now();
                 scores = self.generator.score(&request, &labels, true);
             }
+            self.meter.worked(began.elapsed(), 0);
             let answer = scores.map(Answer::Scores);
             let _ = reply.send(answer.map_err(|error| Unanswered::Item(Box::new(error))));
             return;
@@ -257,24 +242,36 @@ impl Running {
     /// Steps until every answer has ended.
     fn finish_all(&mut self) {
         while !self.generator.is_idle() {
-            match self.generator.step() {
-                Ok(events) => events.into_iter().for_each(|event| self.tell(event)),
-                Err(error) => return self.break_off(&error),
+            if let Err(error) = self.step() {
+                return self.break_off(&error);
             }
         }
     }
 
-    fn tell(&mut self, event: Event) {
+    fn step(&mut self) -> Result<(), ModelError> {
+        let began = Instant::now();
+        let events = self.generator.step()?;
+        let mut n_tokens = 0;
+        for event in events {
+            n_tokens += self.tell(event);
+        }
+        self.meter.worked(began.elapsed(), n_tokens);
+        Ok(())
+    }
+
+    /// Gives the tokens of an answer that has ended.
+    fn tell(&mut self, event: Event) -> usize {
         let (id, answer) = match event {
-            Event::Text { .. } => return,
+            Event::Text { .. } => return 0,
             Event::Done { id, generated } => (id, Ok(generated)),
             Event::Failed { id, error } => (id, Err(Unanswered::Item(Box::new(error)))),
         };
         let Some(asked) = self.asked.remove(&id) else {
-            return;
+            return 0;
         };
+        let mut n_tokens = 0;
         let answer = answer.map(|generated| {
-            self.n_tokens += generated.token_ids.len();
+            n_tokens = generated.token_ids.len();
             Answer::Text(Said {
                 text: generated.text,
                 finish: generated.finish_reason.into(),
@@ -282,6 +279,7 @@ impl Running {
             })
         });
         let _ = asked.reply.send(answer);
+        n_tokens
     }
 
     fn break_off(&mut self, error: &ModelError) {

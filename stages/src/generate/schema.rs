@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pagemill_models::Constraint;
+use pagemill_models::{Constraint, GenerateProblem, ModelError};
 use pagemill_pipeline::{Field, FieldError, FieldType, Item};
 use serde_json::Value as Json;
 
@@ -47,8 +47,18 @@ pub(super) fn read(setting: &Json) -> Result<Json, FieldError> {
 /// # Errors
 /// The schema asks for what cannot be met.
 pub(super) fn grammar(schema: Json) -> Result<Grammar, FieldError> {
-    let constraint = Constraint::json_schema(&schema)
-        .map_err(|error| wrong(format_args!("cannot be met: {error}"), &error.hint()))?;
+    let constraint = Constraint::json_schema(&schema).map_err(|error| {
+        let problem = match &error {
+            ModelError::Generate(GenerateProblem::Constraint { problem }) => problem.clone(),
+            other => other.to_string(),
+        };
+        let what = if problem.starts_with("Unimplemented") {
+            "asks for what is not supported"
+        } else {
+            "cannot be met"
+        };
+        wrong(format_args!("{what}: {problem}"), &error.hint())
+    })?;
     Ok(Grammar { schema, constraint })
 }
 

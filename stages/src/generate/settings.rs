@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use pagemill_models::{GeneratorOptions, ImageProcessor};
-use pagemill_pipeline::{Field, FieldError, Fields, Resources};
+use pagemill_pipeline::{Field, FieldError, Fields, ModelMeter, Resources};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -158,6 +158,7 @@ pub(super) struct LocalSpeaker {
     pub(super) options: GeneratorOptions,
     /// Shared by all stages of the run that name the same model.
     pub(super) loaded: Arc<Loaded<Host>>,
+    pub(super) meter: ModelMeter,
     /// Set by `start`.
     pub(super) host: Option<Arc<Host>>,
     /// What lays pictures out; none for a model that reads only text.
@@ -220,6 +221,7 @@ impl SpeakerSettings<'_> {
         let place = format!("{} {options:?}", folder.display());
         Ok(Speaker::Local(LocalSpeaker {
             loaded: resources.get_or_insert(&place, Loaded::default),
+            meter: resources.model_meter(&place, name.rsplit('/').next().unwrap_or(name)),
             folder,
             options,
             host: None,

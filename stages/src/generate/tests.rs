@@ -255,7 +255,11 @@ fn settings_that_cannot_be_used_are_refused_by_name() {
         ),
         (
             json!({ "type": "object", "properties": { "a": { "type": "integer", "minimum": 2, "maximum": 1 } }, "required": ["a"] }),
-            "`schema` cannot be met",
+            "`schema` cannot be met: Unsatisfiable",
+        ),
+        (
+            json!({ "type": "object", "properties": { "a": { "not": {} } }, "required": ["a"] }),
+            "`schema` asks for what is not supported: Unimplemented keys: [\"not\"]",
         ),
         (
             json!("no/such.json"),
