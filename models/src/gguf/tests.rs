@@ -386,21 +386,21 @@ fn a_file_that_is_named_is_the_model_with_its_parts_and_the_mmproj_beside_it() {
         ("Model-F16-00002-of-00002.gguf", Vec::new()),
         ("mmproj-Model-F16.gguf", vision_tower(true)),
     ]);
-    let names = |place: &str| -> Vec<String> {
+    let files_of = |place: &str| -> Vec<String> {
         let found = files(&folder.path().join(place)).into_iter();
         found
             .map(|path| path.file_name().unwrap().to_str().unwrap().to_owned())
             .collect()
     };
     let one = ["Model-Q8_0.gguf", "mmproj-Model-F16.gguf"];
-    assert_eq!(names("Model-Q8_0.gguf"), one);
+    assert_eq!(files_of("Model-Q8_0.gguf"), one);
     let parts = [
         "Model-F16-00001-of-00002.gguf",
         "Model-F16-00002-of-00002.gguf",
         "mmproj-Model-F16.gguf",
     ];
-    assert_eq!(names("Model-F16-00001-of-00002.gguf"), parts);
-    assert_eq!(names("").len(), 5);
+    assert_eq!(files_of("Model-F16-00001-of-00002.gguf"), parts);
+    assert_eq!(files_of("").len(), 5);
 
     let named = folder.path().join("Model-Q8_0.gguf");
     let config: serde_json::Value = files::read_json(&named.join("config.json")).unwrap();

@@ -234,12 +234,12 @@ fn an_adapter_changes_the_floats_of_what_was_in_few_bits() {
             let name = format!("language_model.layers.0.self_attn.{part}");
             loader.linear(&name, 32, 32, false)
         });
-        let loaded = loader.finish().unwrap();
+        let in_memory = loader.finish().unwrap();
         let products = maps.map(|map| {
             let product = map.forward(&row).unwrap().squeeze(0).unwrap();
             product.to_vec1::<f32>().unwrap()
         });
-        (products, loaded.n_bytes)
+        (products, in_memory.n_bytes)
     };
     let ([changed, as_it_was], n_bytes) = products(false);
     for (changed, as_it_was) in changed.iter().zip(&as_it_was) {
