@@ -11,7 +11,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use pagemill::pipeline::{ModelReport, NodeReport, Role, Snapshot};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet, text};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet, text,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -300,6 +302,46 @@ struct Runs(Vec<Seen>);
 
 type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 
+/// Writes each family for every row, with the row's labels.
+fn encode_counters<'a, S: 'a, N: EncodeCounterValue, const L: usize, R>(
+    encoder: &mut DescriptorEncoder<'_>,
+    families: impl IntoIterator<Item = Family<S, N>>,
+    rows: impl Fn() -> R,
+) -> fmt::Result
+where
+    R: Iterator<Item = (Labels<'a, L>, &'a S)>,
+{
+    for family in families {
+        let (unit, kind) = (family.unit.as_ref(), MetricType::Counter);
+        let mut metrics = encoder.encode_descriptor(family.name, family.help, unit, kind)?;
+        for (labels, row) in rows() {
+            let mut metric = metrics.encode_family(&labels)?;
+            metric.encode_counter::<NoLabelSet, _, u64>(&(family.of)(row), None)?;
+        }
+    }
+    Ok(())
+}
+
+/// As [`encode_counters`], of what may fall.
+fn encode_gauges<'a, S: 'a, N: EncodeGaugeValue, const L: usize, R>(
+    encoder: &mut DescriptorEncoder<'_>,
+    families: impl IntoIterator<Item = Family<S, N>>,
+    rows: impl Fn() -> R,
+) -> fmt::Result
+where
+    R: Iterator<Item = (Labels<'a, L>, &'a S)>,
+{
+    for family in families {
+        let (unit, kind) = (family.unit.as_ref(), MetricType::Gauge);
+        let mut metrics = encoder.encode_descriptor(family.name, family.help, unit, kind)?;
+        for (labels, row) in rows() {
+            let mut metric = metrics.encode_family(&labels)?;
+            metric.encode_gauge(&(family.of)(row))?;
+        }
+    }
+    Ok(())
+}
+
 impl Runs {
     fn nodes(&self) -> impl Iterator<Item = (Labels<'_, 3>, &NodeReport)> {
         self.0.iter().flat_map(|seen| {
@@ -326,25 +368,13 @@ impl Runs {
                 metric.encode_counter::<NoLabelSet, _, u64>(&of(&seen.now), None)?;
             }
         }
-        for family in counters_of_runs() {
-            let mut metrics =
-                encoder.encode_descriptor(family.name, family.help, None, MetricType::Counter)?;
-            for seen in &self.0 {
-                let labels = [("pipeline", seen.pipeline.as_str())];
-                let mut metric = metrics.encode_family(&labels)?;
-                metric.encode_counter::<NoLabelSet, _, u64>(&(family.of)(&seen.now), None)?;
-            }
-        }
-        for family in gauges_of_runs() {
-            let mut metrics =
-                encoder.encode_descriptor(family.name, family.help, None, MetricType::Gauge)?;
-            for seen in &self.0 {
-                let labels = [("pipeline", seen.pipeline.as_str())];
-                metrics
-                    .encode_family(&labels)?
-                    .encode_gauge(&(family.of)(seen))?;
-            }
-        }
+        let runs = || {
+            let seen = self.0.iter();
+            seen.map(|seen| ([("pipeline", seen.pipeline.as_str())], seen))
+        };
+        let totals = || runs().map(|(labels, seen)| (labels, &seen.now));
+        encode_counters(encoder, counters_of_runs(), totals)?;
+        encode_gauges(encoder, gauges_of_runs(), runs)?;
         let (help, unit) = ("Time since the run began", Unit::Seconds);
         let kind = MetricType::Gauge;
         let mut metrics = encoder.encode_descriptor("run_elapsed", help, Some(&unit), kind)?;
@@ -358,32 +388,9 @@ impl Runs {
     }
 
     fn encode_nodes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        for family in counts_of_nodes() {
-            let mut metrics =
-                encoder.encode_descriptor(family.name, family.help, None, MetricType::Counter)?;
-            for (labels, node) in self.nodes() {
-                let mut metric = metrics.encode_family(&labels)?;
-                metric.encode_counter::<NoLabelSet, _, u64>(&(family.of)(node), None)?;
-            }
-        }
-        for family in seconds_of_nodes() {
-            let (unit, kind) = (family.unit.as_ref(), MetricType::Counter);
-            let mut metrics = encoder.encode_descriptor(family.name, family.help, unit, kind)?;
-            for (labels, node) in self.nodes() {
-                let mut metric = metrics.encode_family(&labels)?;
-                metric.encode_counter::<NoLabelSet, _, u64>(&(family.of)(node), None)?;
-            }
-        }
-        for family in gauges_of_nodes() {
-            let (unit, kind) = (family.unit.as_ref(), MetricType::Gauge);
-            let mut metrics = encoder.encode_descriptor(family.name, family.help, unit, kind)?;
-            for (labels, node) in self.nodes() {
-                metrics
-                    .encode_family(&labels)?
-                    .encode_gauge(&(family.of)(node))?;
-            }
-        }
-        Ok(())
+        encode_counters(encoder, counts_of_nodes(), || self.nodes())?;
+        encode_counters(encoder, seconds_of_nodes(), || self.nodes())?;
+        encode_gauges(encoder, gauges_of_nodes(), || self.nodes())
     }
 
     fn encode_models(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -394,24 +401,8 @@ impl Runs {
                 models.map(move |model| (labels(&model.name), model))
             })
         };
-        for family in counts_of_models() {
-            let (unit, kind) = (family.unit.as_ref(), MetricType::Counter);
-            let mut metrics = encoder.encode_descriptor(family.name, family.help, unit, kind)?;
-            for (labels, model) in models() {
-                let mut metric = metrics.encode_family(&labels)?;
-                metric.encode_counter::<NoLabelSet, _, u64>(&(family.of)(model), None)?;
-            }
-        }
-        for family in gauges_of_models() {
-            let (unit, kind) = (family.unit.as_ref(), MetricType::Gauge);
-            let mut metrics = encoder.encode_descriptor(family.name, family.help, unit, kind)?;
-            for (labels, model) in models() {
-                metrics
-                    .encode_family(&labels)?
-                    .encode_gauge(&(family.of)(model))?;
-            }
-        }
-        Ok(())
+        encode_counters(encoder, counts_of_models(), models)?;
+        encode_gauges(encoder, gauges_of_models(), models)
     }
 
     fn encode_histograms(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -137,6 +137,11 @@ fn name_of(path: &Path) -> &str {
         .unwrap_or_default()
 }
 
+/// Whether llama.cpp's conversion calls files with the vision part so.
+pub(crate) fn is_mmproj(name: &str) -> bool {
+    name.to_ascii_lowercase().contains("mmproj")
+}
+
 /// Of several files with the vision part the one in f16, which loses nothing that matters.
 pub(crate) fn best_mmproj<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let rank = |name: &str| {
@@ -148,7 +153,7 @@ pub(crate) fn best_mmproj<'a>(names: impl Iterator<Item = &'a str>) -> Option<&'
         }
     };
     names
-        .filter(|name| name.to_ascii_lowercase().contains("mmproj"))
+        .filter(|name| is_mmproj(name))
         .min_by_key(|name| (rank(name), *name))
 }
 

@@ -63,8 +63,9 @@ pub struct FetchProgress {
 ///
 /// Of its files only those come that this crate reads: configuration, vocabulary and
 /// safetensors; or, of a model that has only those, GGUF files: one and the vision part beside
-/// it. Which one says `owner/model/file.gguf`, and then that file's path is given. Files that are here already are not fetched again, and one that was cut off in
-/// the middle goes on from there. `name` is `owner/model`, or `owner/model@revision`, by which
+/// it. Which one says `owner/model/file.gguf`, and then that file's path is given. Files that
+/// are here already are not fetched again, and one that was cut off in the middle goes on from
+/// there. `name` is `owner/model`, or `owner/model@revision`, by which
 /// [`resolve()`] finds another revision than `main`. If the model is an adapter, its base is
 /// fetched as well unless it is here. `progress` is called at each file's start and end, and
 /// for every few kilobytes.

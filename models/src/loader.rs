@@ -195,12 +195,7 @@ impl<'a> Loader<'a> {
         if !self.fits(&name, &shape) {
             return Linear::dense(self.placeholder(), bias);
         }
-        let changed = self.adapter.as_ref().is_some_and(|own| own.changes(&name));
-        let mut quantized = None;
-        if !self.dequantize && !changed {
-            let stored = self.weights.matrix(&name, &self.device);
-            quantized = self.note(stored).flatten();
-        }
+        let mut quantized = self.stored(&name);
         if quantized.is_none()
             && let Some(format) = self.quantization(&name)
         {
@@ -228,11 +223,7 @@ impl<'a> Loader<'a> {
         if self.shape(name) != Some(&[n_out, n_in][..]) {
             return None;
         }
-        let changed = self.adapter.as_ref().is_some_and(|own| own.changes(name));
-        let mut quantized = None;
-        if !self.dequantize && !changed {
-            quantized = self.note(self.weights.matrix(name, &self.device)).flatten();
-        }
+        let mut quantized = self.stored(name);
         if let (None, Some(format)) = (&quantized, format) {
             quantized = self.quantized(name, format);
         }
@@ -244,8 +235,9 @@ impl<'a> Loader<'a> {
     /// The table `name`, `[n, width]`, whose rows are only looked up: on the processor as the
     /// files have it, if that is in less than the network computes in.
     pub(crate) fn table(&self, name: &str, [n, width]: [usize; 2]) -> Table {
-        let changed = self.adapter.as_ref().is_some_and(|own| own.changes(name));
-        let here = self.device.is_cpu() && !changed && self.shape(name) == Some(&[n, width][..]);
+        let here = self.device.is_cpu()
+            && !self.is_changed(name)
+            && self.shape(name) == Some(&[n, width][..]);
         if here && !self.dequantize {
             let rows = self.note(self.weights.block_rows(name)).flatten();
             if let Some(rows) = rows {
@@ -264,6 +256,19 @@ impl<'a> Loader<'a> {
             &self.device,
         );
         Table::of_floats(rows.unwrap_or_else(|| self.placeholder()), n, self.dtype)
+    }
+
+    /// The matrix `name` in the few bits that the files have it in, if it may stay so.
+    fn stored(&self, name: &str) -> Option<QuantizedMatrix> {
+        if self.dequantize || self.is_changed(name) {
+            return None;
+        }
+        self.note(self.weights.matrix(name, &self.device)).flatten()
+    }
+
+    /// Whether the adapter makes another tensor of `name`.
+    fn is_changed(&self, name: &str) -> bool {
+        self.adapter.as_ref().is_some_and(|own| own.changes(name))
     }
 
     /// What a linear map's weight becomes.

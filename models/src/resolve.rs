@@ -100,9 +100,10 @@ impl ModelPlaces {
 ///
 /// `<owner>/<model>/<file>.gguf` is one of several such files of a model in either cache.
 ///
-/// In the caches a folder without `config.json` or, of adapters, `adapter_config.json` counts
-/// as absent: it is half downloaded, unless it has GGUF files, which say as much. In the Hugging Face cache, where other tools fetch some of
-/// a model's files, so does one that lacks safetensors, or one of their shards.
+/// In the caches a folder without `config.json` or, of adapters, `adapter_config.json` counts as
+/// absent: it is half downloaded, unless it has GGUF files, which say as much. In the Hugging
+/// Face cache, where other tools fetch some of a model's files, so does one that lacks
+/// safetensors, or one of their shards.
 ///
 /// # Errors
 /// [`ModelError::NotFound`], which lists the places and hints how to get the model.

@@ -249,28 +249,25 @@ fn advise(totals: &Snapshot) -> (Option<String>, String) {
         .models
         .iter()
         .find(|model| model.busy_share() > BUSY_MODEL);
-    let advice = match limit.role {
+    let advice = match (limit.role, busy_model) {
         _ if busy(limit) < BUSY => format!(
             "no node was busy more than {percent:.0} % of the time (`{name}` the most): the run was \
              too short to have a bottleneck, or starting up took most of it"
         ),
-        Role::Source => format!(
+        (Role::Source, _) => format!(
             "`{name}` was busy {percent:.0} % of the time: reading the documents is the limit; a \
              faster disk or network is what would help"
         ),
-        Role::Stage if busy_model.is_some() => {
-            let model = busy_model.map_or("", |model| model.name.as_str());
-            format!(
-                "`{name}` was busy {percent:.0} % of the time: it is the limit, and the model \
-                 `{model}` was too: a faster device, fewer bits (`quantize`) or shorter answers are \
-                 what would help"
-            )
-        }
-        Role::Stage => format!(
+        (Role::Stage, Some(model)) => format!(
+            "`{name}` was busy {percent:.0} % of the time: it is the limit, and the model `{}` was \
+             too: a faster device, fewer bits (`quantize`) or shorter answers are what would help",
+            model.name
+        ),
+        (Role::Stage, None) => format!(
             "`{name}` was busy {percent:.0} % of the time: it is the limit; give it more `workers` \
              if cores are idle, or a faster device"
         ),
-        Role::Sink => format!(
+        (Role::Sink, _) => format!(
             "`{name}` was busy {percent:.0} % of the time: storing is the limit; write larger \
              batches (`batch.max_items`) or to a faster disk"
         ),

@@ -117,7 +117,7 @@ pub(super) fn choose(
 
 fn choose_gguf(files: Vec<RemoteFile>, file: Option<&str>) -> Result<Vec<RemoteFile>, Vec<String>> {
     let stem_of = |name: &str| gguf::stem(Path::new(name));
-    let models = |name: &str| is_gguf(name) && !name.to_ascii_lowercase().contains("mmproj");
+    let models = |name: &str| is_gguf(name) && !gguf::is_mmproj(name);
     let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
     let stems: BTreeSet<String> = names
         .iter()
