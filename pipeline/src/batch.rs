@@ -321,6 +321,7 @@ mod tests {
             port: 0,
             route: Route::default(),
             carries: Arc::new(Carries::All),
+            sinks: Arc::default(),
             stop: Arc::default(),
         };
         for length in lengths {

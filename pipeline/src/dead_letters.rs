@@ -14,7 +14,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::document::{Document, Resumed};
+use crate::document::Document;
 use crate::error::{ItemError, StageError};
 use crate::key::{Key, Origin};
 use crate::secrets::Secrets;
@@ -118,25 +118,26 @@ impl DeadLetters {
         Self { secrets, ..self }
     }
 
-    /// Takes away the letters that earlier runs left for this document, but for
-    /// those of pages that are not made again.
+    /// Removes the letters that earlier runs left for this document, except those
+    /// that `is_kept` keeps by their page and node. Returns how many stay.
     pub(crate) fn forget(
         &self,
         document_id: &str,
-        resumed: Option<&Resumed>,
-    ) -> Result<(), StageError> {
+        is_kept: impl Fn(Option<u32>, &str) -> bool,
+    ) -> Result<u64, StageError> {
         let had_letters = self
             .old
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(document_id);
         if !had_letters {
-            return Ok(());
+            return Ok(0);
         }
         let Some(folder) = &self.folder else {
-            return Ok(());
+            return Ok(0);
         };
-        let remove = || -> io::Result<()> {
+        let remove = || -> io::Result<u64> {
+            let mut n_kept = 0;
             for entry in fs::read_dir(folder)? {
                 let entry = entry?;
                 let name = entry.file_name();
@@ -146,15 +147,20 @@ impl DeadLetters {
                 else {
                     continue;
                 };
-                let is_kept =
-                    |resumed: &Resumed| page_in(rest).is_some_and(|page| resumed.has_page(page));
-                if !resumed.is_some_and(is_kept) {
+                if is_kept(page_in(rest), node_in(rest)) {
+                    n_kept += 1;
+                } else {
                     fs::remove_file(entry.path())?;
                 }
             }
-            Ok(())
+            Ok(n_kept)
         };
-        remove().map_err(|error| cannot_write(folder, error))
+        let n_kept = remove().map_err(|error| cannot_write(folder, error))?;
+        if n_kept > 0 {
+            let mut old = self.old.lock().unwrap_or_else(PoisonError::into_inner);
+            old.insert(document_id.to_owned());
+        }
+        Ok(n_kept)
     }
 
     /// Writes one letter; the file appears whole, by rename.
@@ -357,6 +363,20 @@ fn page_in(rest: &str) -> Option<u32> {
     digits.split('-').next()?.parse().ok()
 }
 
+/// The node in the rest of a letter's name: `render` in `-p7-c2-render.json`.
+fn node_in(rest: &str) -> &str {
+    let mut name = rest.strip_suffix(".json").unwrap_or(rest);
+    for mark in ["-p", "-c"] {
+        let place = name.strip_prefix(mark).and_then(|it| it.split_once('-'));
+        if let Some((number, _)) = place
+            && number.parse::<u32>().is_ok()
+        {
+            name = &name[mark.len() + number.len()..];
+        }
+    }
+    name.strip_prefix('-').unwrap_or(name)
+}
+
 /// The ids at the start of the letters' names.
 fn ids_in(folder: &Path) -> io::Result<HashSet<String>> {
     const ID_DIGITS: usize = 32;
@@ -404,7 +424,7 @@ mod tests {
 
         let letters = DeadLetters::open(Some(root.path()), "pages").expect("writable");
         letters
-            .forget(&origin.id.to_string(), None)
+            .forget(&origin.id.to_string(), |_, _| false)
             .expect("removed");
         assert!(read_dead_letters(root.path()).expect("readable").is_empty());
     }
@@ -459,7 +479,7 @@ mod tests {
         assert_eq!(read_dead_letters(root.path()).expect("readable").len(), 1);
         let letters = DeadLetters::open(Some(root.path()), "pages").expect("writable");
         letters
-            .forget(&origin.id.to_string(), None)
+            .forget(&origin.id.to_string(), |_, _| false)
             .expect("removed");
         assert!(read_dead_letters(root.path()).expect("readable").is_empty());
     }

@@ -11,11 +11,12 @@
 mod token;
 mod tracker;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::key::{Key, Origin};
+use crate::ledger::StoredIn;
 
 pub use token::Ack;
 pub(crate) use token::Token;
@@ -39,15 +40,33 @@ pub(crate) struct Arrival {
     pub(crate) is_removal: bool,
     /// What an earlier run has staged.
     pub(crate) resumed: Option<Arc<Resumed>>,
+    /// Which sinks it is made for, where the others hold it already.
+    pub(crate) partial: Option<Arc<Partial>>,
+    /// Dead letters of earlier runs that still hold.
+    pub(crate) n_dead_kept: u64,
+}
+
+/// A document that some sinks lack and others hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Partial {
+    /// The sinks that lack it.
+    pub(crate) wanted: BTreeSet<usize>,
+    /// What the others hold, by their identity.
+    pub(crate) kept: BTreeMap<String, StoredIn>,
+    /// Its dead letters so far.
+    pub(crate) n_dead: u64,
 }
 
 /// What an earlier run has staged of a document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Resumed {
-    /// Pages, by the node that made them.
+    /// Pages that need not be made again, by the key of the node that makes them.
     pub(crate) pages: HashMap<String, BTreeSet<u32>>,
-    /// Sinks that have rows.
-    pub(crate) sinks: BTreeSet<usize>,
+    /// Pages that each sink has staged: made again for another sink, they are
+    /// dropped in front of this one.
+    pub(crate) staged: HashMap<usize, HashSet<PageOf>>,
+    /// Rows that each sink has staged.
+    pub(crate) rows: BTreeMap<usize, u64>,
 }
 
 impl Resumed {
@@ -57,7 +76,7 @@ impl Resumed {
     }
 }
 
-/// A page, by the node that made it.
+/// A page, by the key of the node that made it.
 pub(crate) type PageOf = (Arc<str>, u32);
 
 /// A page of a document on its way: what resuming inside a document goes by.
@@ -166,11 +185,28 @@ impl Document {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         if let Some(resumed) = &self.arrival.resumed {
-            for sink in &resumed.sinks {
-                *rows.entry(*sink).or_default() += 1;
+            for (sink, n_rows) in &resumed.rows {
+                *rows.entry(*sink).or_default() += n_rows;
             }
         }
         rows
+    }
+
+    /// Whether it is made for the sink that stands `place`-th.
+    pub(crate) fn is_wanted_by(&self, place: usize) -> bool {
+        let partial = self.arrival.partial.as_ref();
+        partial.is_none_or(|partial| partial.wanted.contains(&place))
+    }
+
+    /// Whether it is made for one of these sinks.
+    pub(crate) fn is_wanted_by_any(&self, sinks: &BTreeSet<usize>) -> bool {
+        let partial = self.arrival.partial.as_ref();
+        partial.is_none_or(|partial| !partial.wanted.is_disjoint(sinks))
+    }
+
+    /// Whether it is made for some of the sinks only.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.arrival.partial.is_some()
     }
 
     pub(crate) fn fail(&self) {
@@ -229,13 +265,22 @@ impl Document {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let done = std::mem::take(&mut *done);
-        // A page of which items were lost has no items left either. Whoever
-        // loses one says so before: see `fail`, and `Stop::cancel` for what is
-        // dropped on its way.
-        let is_whole = !self.has_loose_pages.load(Ordering::SeqCst)
+        if self.has_whole_pages() {
+            done
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Whether a page of which nothing moves has all its items in sinks or dead letters.
+    ///
+    /// A page of which items were lost has no items left either. Whoever loses one
+    /// marks the document before: see `fail`, and `Stop::cancel` for what is
+    /// dropped on its way.
+    pub(crate) fn has_whole_pages(&self) -> bool {
+        !self.has_loose_pages.load(Ordering::SeqCst)
             && !self.has_failed()
-            && !self.tracker.stop.is_cancelled();
-        if is_whole { done } else { Vec::new() }
+            && !self.tracker.stop.is_cancelled()
     }
 
     fn held_by(&self) -> MutexGuard<'_, BTreeMap<usize, u64>> {

@@ -16,6 +16,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::Deserialize;
 use tokio::sync::Notify;
 
+use crate::document::Token;
 use crate::error::{ItemError, StageError};
 use crate::expression::Expression;
 use crate::item::Item;
@@ -319,6 +320,8 @@ pub(crate) struct EdgeSender {
     pub(crate) route: Route,
     /// Fields that some node further on looks at; the others are let go here.
     pub(crate) carries: Arc<Carries>,
+    /// The sinks that it leads to, by their places among the sinks.
+    pub(crate) sinks: Arc<BTreeSet<usize>>,
     pub(crate) stop: Arc<Stop>,
 }
 
@@ -339,6 +342,8 @@ pub(crate) enum Route {
 pub(crate) enum Takers {
     All,
     Some(Vec<bool>),
+    /// Some would, but lead only to sinks that hold the document already.
+    Spared,
 }
 
 impl Takers {
@@ -346,7 +351,30 @@ impl Takers {
         match self {
             Self::All => true,
             Self::Some(takes) => takes[edge],
+            Self::Spared => false,
         }
+    }
+
+    /// Whether the item goes nowhere because it is stored already.
+    pub(crate) fn is_spared(&self) -> bool {
+        matches!(self, Self::Spared)
+    }
+
+    /// Leaves out the edges that lead only to sinks which hold the item's document.
+    fn for_wanted(self, edges: &[EdgeSender], item: &Item) -> Self {
+        let document = item.token.as_ref().map(Token::document);
+        let Some(document) = document.filter(|document| document.is_partial()) else {
+            return self;
+        };
+        let takes = edges.iter().enumerate().map(|(number, edge)| {
+            self.takes(number) && document.is_wanted_by_any(&edge.sinks)
+        });
+        let takes: Vec<bool> = takes.collect();
+        let is_taken = (0..edges.len()).any(|edge| self.takes(edge));
+        if is_taken && !takes.contains(&true) {
+            return Self::Spared;
+        }
+        Self::Some(takes)
     }
 
     /// The last edge that takes the item: it gets the item itself, the others copies.
@@ -367,6 +395,10 @@ pub(crate) enum Carries {
 impl EdgeSender {
     /// Which of a node's edges take the item.
     pub(crate) fn takers(edges: &[Self], item: &Item) -> Result<Takers, ItemError> {
+        Self::routed(edges, item).map(|takers| takers.for_wanted(edges, item))
+    }
+
+    fn routed(edges: &[Self], item: &Item) -> Result<Takers, ItemError> {
         let always = |edge: &Self| matches!(edge.route, Route::Always);
         if edges.iter().all(always) {
             return Ok(Takers::All);
@@ -482,6 +514,7 @@ mod tests {
             port: 0,
             route: Route::default(),
             carries: Arc::new(Carries::All),
+            sinks: Arc::default(),
             stop: Arc::default(),
         };
         (sender, inbox)

@@ -98,7 +98,7 @@ impl SourceConfig for AnySource {
 }
 
 /// A setting of each type.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[derive(Default)]
 struct AnyStage {

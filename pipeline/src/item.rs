@@ -94,6 +94,11 @@ impl Item {
         &self.origin
     }
 
+    /// Names the source that sent the item's document.
+    pub(crate) fn set_source(&mut self, source: &Arc<str>) {
+        self.origin = Arc::new(self.origin.sent_by(source));
+    }
+
     /// How messages name the item: `report.pdf#7`.
     pub fn label(&self) -> Label<'_> {
         self.origin.label(self.key)

@@ -146,6 +146,8 @@ pub struct Origin {
     pub media_type: Arc<str>,
     /// Size of the document.
     pub n_bytes: u64,
+    /// Name of the source that sent the document; empty before it is sent.
+    pub source: Arc<str>,
 }
 
 impl Origin {
@@ -168,6 +170,16 @@ impl Origin {
             content_hash,
             media_type: media_type.into(),
             n_bytes,
+            source: Arc::default(),
+        }
+    }
+
+    /// The same document, as the source of this name sent it.
+    #[must_use]
+    pub(crate) fn sent_by(&self, source: &Arc<str>) -> Self {
+        Self {
+            source: Arc::clone(source),
+            ..self.clone()
         }
     }
 

@@ -292,10 +292,10 @@ pub use edge::EdgeLimits;
 pub use error::{FieldError, ItemError, StageError};
 pub use fields::{Cardinality, Field, FieldSet, FieldType, Fields};
 pub use gather::Unmatched;
-pub use graph::{Graph, GraphNode, Pipeline};
+pub use graph::{Graph, GraphNode, Pipeline, SinkKey};
 pub use item::Item;
 pub use key::{ContentHash, DocumentId, Key, Label, Origin};
-pub use ledger::{Ledger, LedgerDocument, Stager};
+pub use ledger::{Ledger, LedgerDocument, Stager, StoredIn};
 pub use meter::{ModelMeter, ModelReport};
 pub use metrics::{Role, SinkMeter};
 pub use registry::{Kind, Registry};
@@ -305,7 +305,7 @@ pub use run::{RunControl, RunError, RunOptions};
 pub use secrets::Secrets;
 pub use source_outlet::{FeedAgain, KnownDocument, Provenance, SourceOutlet};
 pub use stage::{
-    Delivery, Ended, Inventory, Outlet, Resources, Sink, SinkConfig, SinkInput, Source,
+    Delivery, Ended, Inventory, Outlet, Resources, Sink, SinkConfig, SinkInput, SinkPlace, Source,
     SourceConfig, Stage, StageConfig, StagedRows, StoredDocument,
 };
 pub use stream::{ItemStream, from_iter, from_stream};

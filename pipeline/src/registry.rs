@@ -11,7 +11,9 @@ use crate::batch::BatchPolicy;
 use crate::error::FieldError;
 use crate::fields::Fields;
 use crate::metrics::Role;
-use crate::stage::{Resources, Sink, SinkConfig, Source, SourceConfig, Stage, StageConfig};
+use crate::stage::{
+    Resources, Sink, SinkConfig, SinkPlace, Source, SourceConfig, Stage, StageConfig,
+};
 
 /// Every kind of source, stage and sink, by the name that TOML gives it.
 ///
@@ -152,6 +154,31 @@ impl Settings {
         }
     }
 
+    /// The settings that rows depend on, as text.
+    pub(crate) fn row_settings(&self) -> String {
+        match self {
+            Self::Source(_) => String::new(),
+            Self::Stage(config) => config.row_settings(),
+            Self::Sink(config) => config.row_settings(),
+        }
+    }
+
+    /// Where a sink's rows are.
+    pub(crate) fn sink_place(&self, pipeline: &str) -> Option<SinkPlace> {
+        match self {
+            Self::Sink(config) => config.place(pipeline),
+            Self::Source(_) | Self::Stage(_) => None,
+        }
+    }
+
+    /// Where a source's documents come from.
+    pub(crate) fn source_place(&self) -> Option<String> {
+        match self {
+            Self::Source(config) => config.place(),
+            Self::Stage(_) | Self::Sink(_) => None,
+        }
+    }
+
     pub(crate) fn is_continuous(&self) -> bool {
         matches!(self, Self::Source(config) if config.is_continuous())
     }
@@ -178,6 +205,9 @@ pub(crate) trait AnySource: Send + Sync {
     fn as_any(&self) -> &dyn std::any::Any;
     fn fields(&self) -> Fields;
     fn is_continuous(&self) -> bool;
+    fn place(&self) -> Option<String> {
+        None
+    }
     fn build(&self, resources: &Resources) -> Result<Box<dyn Source>, FieldError>;
 }
 
@@ -191,6 +221,9 @@ impl<C: SourceConfig> AnySource for C {
     fn is_continuous(&self) -> bool {
         SourceConfig::is_continuous(self)
     }
+    fn place(&self) -> Option<String> {
+        SourceConfig::place(self)
+    }
     fn build(&self, resources: &Resources) -> Result<Box<dyn Source>, FieldError> {
         SourceConfig::build(self, resources)
     }
@@ -201,6 +234,7 @@ pub(crate) trait AnyStage: Send + Sync {
     fn fields(&self) -> Fields;
     fn batch(&self) -> BatchPolicy;
     fn workers(&self) -> usize;
+    fn row_settings(&self) -> String;
     fn revision(&self, resources: &Resources) -> String;
     fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError>;
 }
@@ -218,6 +252,9 @@ impl<C: StageConfig> AnyStage for C {
     fn workers(&self) -> usize {
         StageConfig::workers(self)
     }
+    fn row_settings(&self) -> String {
+        StageConfig::row_settings(self)
+    }
     fn revision(&self, resources: &Resources) -> String {
         StageConfig::revision(self, resources)
     }
@@ -229,6 +266,12 @@ impl<C: StageConfig> AnyStage for C {
 pub(crate) trait AnySink: Send + Sync {
     fn as_any(&self) -> &dyn std::any::Any;
     fn fields(&self) -> Fields;
+    fn place(&self, _pipeline: &str) -> Option<SinkPlace> {
+        None
+    }
+    fn row_settings(&self) -> String {
+        String::new()
+    }
     fn build(&self, resources: &Resources) -> Result<Box<dyn Sink>, FieldError>;
 }
 
@@ -238,6 +281,12 @@ impl<C: SinkConfig> AnySink for C {
     }
     fn fields(&self) -> Fields {
         SinkConfig::fields(self)
+    }
+    fn place(&self, pipeline: &str) -> Option<SinkPlace> {
+        SinkConfig::place(self, pipeline)
+    }
+    fn row_settings(&self) -> String {
+        SinkConfig::row_settings(self)
     }
     fn build(&self, resources: &Resources) -> Result<Box<dyn Sink>, FieldError> {
         SinkConfig::build(self, resources)

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::document::{Arrival, Token};
+use crate::document::{Arrival, Partial, Resumed, Token};
 use crate::edge::{EdgeSender, Stop};
 use crate::error::{ItemError, StageError};
 use crate::item::Item;
 use crate::key::{DocumentId, Key, Origin};
+use crate::ledger::Wanted;
 use crate::metrics::{NodeMetrics, Spent, add_one};
 use crate::retry::OnError;
 use crate::run::Shared;
@@ -95,21 +96,25 @@ impl SourceOutlet {
         let tracker = &self.shared.tracker;
         let claim = tracker.claim(origin.id).await?;
         let progress = &self.shared.progress;
-        if progress.is_stored(&self.node, &origin, provenance.state.as_deref())? {
+        let wanted = progress.wanted(&self.node, &origin, provenance.state.as_deref())?;
+        if wanted == Wanted::Nothing {
             self.skip();
             return Ok(());
         }
-        let resumed = progress.resume(&origin)?;
-        let letters = &self.shared.dead_letters;
-        letters.forget(&origin.id.to_string(), resumed.as_deref())?;
+        let resumed = progress.resume(&origin, &wanted)?;
+        let partial = wanted.partial().cloned();
+        let n_dead_kept = self.forget_letters(&origin, resumed.as_deref(), partial.as_deref())?;
+        item.set_source(&self.node);
         let token = tracker.begin_arrival(
-            &origin,
+            item.origin(),
             Arrival {
                 source: Arc::clone(&self.node),
                 state: provenance.state.map(Into::into),
                 input: provenance.input.map(Into::into),
                 is_removal: false,
                 resumed,
+                partial,
+                n_dead_kept,
             },
         );
         drop(claim);
@@ -123,6 +128,29 @@ impl SourceOutlet {
         Ok(())
     }
 
+    /// Removes the letters about what is now made again. Returns how many stay:
+    /// those of pages that are not made again, and of nodes that lead only to
+    /// sinks which hold the document already.
+    fn forget_letters(
+        &self,
+        origin: &Origin,
+        resumed: Option<&Resumed>,
+        partial: Option<&Partial>,
+    ) -> Result<u64, StageError> {
+        let is_kept = |page: Option<u32>, node: &str| {
+            let is_resumed = resumed
+                .zip(page)
+                .is_some_and(|(resumed, page)| resumed.has_page(page));
+            let is_spared = partial.is_some_and(|partial| {
+                let reach = self.shared.reach.get(node);
+                reach.is_some_and(|reach| reach.is_disjoint(&partial.wanted))
+            });
+            is_resumed || is_spared
+        };
+        let letters = &self.shared.dead_letters;
+        letters.forget(&origin.id.to_string(), is_kept)
+    }
+
     /// Sends an item to the edges that take it.
     async fn route(&self, item: Item) -> Result<(), StageError> {
         NodeMetrics::count(&self.metrics.items_out, 1);
@@ -131,7 +159,9 @@ impl SourceOutlet {
             Err(error) => return self.set_aside(&item, &error),
         };
         let Some(last) = takers.last(self.edges.len()) else {
-            NodeMetrics::count(&self.metrics.dropped, 1);
+            if !takers.is_spared() {
+                NodeMetrics::count(&self.metrics.dropped, 1);
+            }
             return Ok(());
         };
         for (number, edge) in self.edges[..last].iter().enumerate() {
@@ -194,9 +224,7 @@ impl SourceOutlet {
     pub async fn remove(&self, uri: &str) -> Result<(), StageError> {
         let origin = Arc::new(Origin::new(uri, "", &[]));
         let _claim = self.shared.tracker.claim(origin.id).await?;
-        self.shared
-            .dead_letters
-            .forget(&origin.id.to_string(), None)?;
+        self.forget_letters(&origin, None, None)?;
         let arrival = Arrival {
             source: Arc::clone(&self.node),
             is_removal: true,
@@ -255,7 +283,7 @@ impl SourceOutlet {
         }
         let error = &self.shared.secrets.redact_item(error);
         let letters = &self.shared.dead_letters;
-        letters.forget(&origin.id.to_string(), None)?;
+        self.forget_letters(&origin, None, None)?;
         let key = Key::document(origin.id);
         letters.write_unread(&self.node, &origin, error, input)?;
         tracing::warn!(

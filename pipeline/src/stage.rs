@@ -2,6 +2,7 @@
 
 use std::any::{Any, TypeId};
 use std::collections::{BTreeSet, HashMap};
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
@@ -160,8 +161,11 @@ pub struct SinkInput {
     pub pipeline: String,
     /// Name of the sink's node.
     pub node: String,
-    /// Hash of the configuration that makes the rows.
+    /// Hash of the configuration that makes this sink's rows.
     pub fingerprint: String,
+    /// Identifies the run's pipeline and ledger on this machine: files that a
+    /// killed run left unfinished are removed by the next run of the same writer.
+    pub writer: String,
     /// Where the sink notes what is durable of a document that has not ended
     /// yet; none where the run cannot resume inside a document.
     pub stager: Option<Stager>,
@@ -176,9 +180,12 @@ pub struct StoredDocument {
     pub id: DocumentId,
     /// Its path or URL.
     pub uri: String,
+    /// Name of the source that brought it; empty where the rows do not give it.
+    pub source: String,
     /// Hash of the bytes that its rows were made from, as rows give it.
     pub content_hash: String,
-    /// Hash of the configuration that made its rows.
+    /// Hash of the configuration that made its rows; empty where rows are
+    /// missing or contradict each other, so that the document is made again.
     pub fingerprint: String,
     /// Number of rows.
     pub n_rows: u64,
@@ -191,7 +198,8 @@ pub enum Inventory {
     Unknown,
     /// It holds what it held when it gave this mark.
     Unchanged,
-    /// Every document that it holds.
+    /// Every document that this pipeline has stored in it. Rows of other
+    /// pipelines are theirs: a run neither counts, replaces nor removes them.
     Documents(Vec<StoredDocument>),
 }
 
@@ -278,6 +286,15 @@ pub trait Sink: Send {
     fn finish(&mut self) -> BoxFuture<'_, Result<(), StageError>>;
 }
 
+/// Where the rows of a sink are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkPlace {
+    /// The same for every spelling of one place, such as `lancedb:/data/db/pages`.
+    pub identity: String,
+    /// The setting that would have to change for another place: `table`.
+    pub setting: &'static str,
+}
+
 /// What the nodes of a run share: loaded models, the places of files.
 ///
 /// Values are found by their type and a name, so that two stages which name
@@ -336,7 +353,7 @@ impl Resources {
 /// Settings of one kind of stage: what its TOML table deserializes into.
 ///
 /// `deny_unknown_fields` on the type makes a misspelt setting an error.
-pub trait StageConfig: DeserializeOwned + Send + Sync + 'static {
+pub trait StageConfig: DeserializeOwned + Debug + Send + Sync + 'static {
     /// The value of `kind` in TOML.
     const KIND: &'static str;
 
@@ -359,6 +376,15 @@ pub trait StageConfig: DeserializeOwned + Send + Sync + 'static {
     /// its workers mostly wait, as for a model that they share or for a server.
     fn workers(&self) -> usize {
         1
+    }
+
+    /// The settings that rows depend on, as text: a part of the fingerprint.
+    ///
+    /// The default is the `Debug` text of the deserialized settings, so a default
+    /// that is written out changes nothing. Override it where some settings change
+    /// no row: limits, passwords, isolation, devices, addresses, timeouts.
+    fn row_settings(&self) -> String {
+        format!("{self:?}")
     }
 
     /// What else the rows depend on than the settings, such as the weights of a
@@ -389,6 +415,11 @@ pub trait SourceConfig: DeserializeOwned + Send + Sync + 'static {
     fn is_continuous(&self) -> bool {
         false
     }
+    /// The folder or address that documents come from, as their URIs begin, so that
+    /// two sources of the same documents are found.
+    fn place(&self) -> Option<String> {
+        None
+    }
     /// Makes the source.
     ///
     /// # Errors
@@ -407,6 +438,15 @@ pub trait SinkConfig: DeserializeOwned + Send + Sync + 'static {
     /// The fields it must have, beside all those that it stores where they are.
     fn fields(&self) -> Fields {
         Fields::stores_all()
+    }
+    /// Where its rows are, for the pipeline of this name: the sink's identity in the
+    /// ledger, whatever its node is called. Two sinks of one pipeline must differ.
+    fn place(&self, _pipeline: &str) -> Option<SinkPlace> {
+        None
+    }
+    /// The settings that rows depend on, as text; see [`StageConfig::row_settings`].
+    fn row_settings(&self) -> String {
+        String::new()
     }
     /// Makes the sink.
     ///

@@ -94,6 +94,7 @@ pub fn sink_input(fields: FieldSet) -> SinkInput {
         pipeline: "pages".into(),
         node: "table".into(),
         fingerprint: "0123456789abcdef".into(),
+        writer: "fedcba9876543210".into(),
         stager: None,
         meter: SinkMeter::default(),
     }

@@ -262,8 +262,8 @@ impl StageFn {
         self
     }
 
-    /// What the fingerprint says of it, if it has a version.
-    pub(super) fn canonical(&self) -> Option<String> {
+    /// What the fingerprint depends on, if the closure has a version.
+    pub(super) fn row_settings(&self) -> Option<String> {
         let version = self.version.as_ref()?;
         Some(format!("version={version:?};{:?}", self.fields))
     }
@@ -293,6 +293,9 @@ impl AnyStage for StageFn {
     }
     fn workers(&self) -> usize {
         1
+    }
+    fn row_settings(&self) -> String {
+        String::new() // A closure is identified by its version, which it may lack.
     }
     fn revision(&self, _: &Resources) -> String {
         String::new() // The version is a part of the settings' text.

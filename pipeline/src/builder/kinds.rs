@@ -1,7 +1,6 @@
 //! What a node can be made of: the settings of a kind, a closure, or a value of one's own.
 
 use std::any::Any;
-use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,16 +20,16 @@ use crate::stage::{
 pub struct Content {
     pub(super) kind: String,
     pub(super) settings: Settings,
-    /// The settings as text, for the fingerprint; none if nothing is known of them.
-    pub(super) canonical: Option<String>,
+    /// The settings that rows depend on, as text; none if nothing is known of them.
+    pub(super) row_settings: Option<String>,
 }
 
 impl Content {
     pub(super) fn new(kind: &str, settings: Settings) -> Self {
         Self {
             kind: kind.to_owned(),
+            row_settings: Some(settings.row_settings()),
             settings,
-            canonical: Some(String::new()), // Sources and sinks make no rows.
         }
     }
 }
@@ -61,14 +60,9 @@ impl<C: SourceConfig> IntoSource for C {
     }
 }
 
-/// The fingerprint goes by the settings' `Debug` text, which must therefore say
-/// all that they say, and the same in each run.
-impl<C: StageConfig + fmt::Debug> IntoStage for C {
+impl<C: StageConfig> IntoStage for C {
     fn into_stage(self) -> Content {
-        Content {
-            canonical: Some(format!("{self:?}")),
-            ..Content::new(C::KIND, Settings::Stage(Arc::new(self)))
-        }
+        Content::new(C::KIND, Settings::Stage(Arc::new(self)))
     }
 }
 
@@ -87,7 +81,7 @@ impl IntoSource for SourceFn {
 impl IntoStage for StageFn {
     fn into_stage(self) -> Content {
         Content {
-            canonical: self.canonical(),
+            row_settings: self.row_settings(),
             ..Content::new(self.kind, Settings::Stage(Arc::new(self)))
         }
     }

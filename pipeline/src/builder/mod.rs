@@ -213,7 +213,7 @@ impl PipelineBuilder {
                 draft.left_out.push(LeftOut { name, inputs });
                 continue;
             };
-            let is_unknown = draft.ledger.is_some() && content.canonical.is_none();
+            let is_unknown = draft.ledger.is_some() && content.row_settings.is_none();
             let node = node.draft(
                 &draft.name,
                 before.as_deref(),

@@ -136,7 +136,7 @@ impl NodeBuilder {
     /// change it whenever they come to make other rows.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         if let Some(content) = &mut self.content {
-            content.canonical = Some(format!("version={:?}", version.into()));
+            content.row_settings = Some(format!("version={:?}", version.into()));
         }
         self
     }
@@ -217,7 +217,7 @@ impl NodeBuilder {
             edge: self.edge,
             settings: content.settings,
             places: std::collections::BTreeMap::new(),
-            canonical: content.canonical.unwrap_or_default(),
+            row_settings: content.row_settings.unwrap_or_default(),
         }
     }
 }

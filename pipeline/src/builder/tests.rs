@@ -386,7 +386,8 @@ fn the_fingerprint_tells_settings_and_versions_apart() {
         let builder = Pipeline::builder("p")
             .source("a", texts(1))
             .node(node.input("a"));
-        build(builder.sink("c", remember(&Seen::default()))).fingerprint
+        let pipeline = build(builder.sink("c", remember(&Seen::default())));
+        pipeline.sinks[0].fingerprint.clone()
     };
     let all = [
         fingerprint(stage("b", tag("x"))),

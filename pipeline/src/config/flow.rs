@@ -74,22 +74,4 @@ impl Flow {
             );
         }
     }
-
-    /// The part of the node's settings that decides which rows are made.
-    pub(crate) fn canonical(&self) -> String {
-        let text = |text: &Option<Spanned<String>>| {
-            text.as_ref()
-                .map_or_else(String::new, |text| text.get_ref().clone())
-        };
-        let unmatched = self.unmatched.as_ref().map(Spanned::get_ref);
-        if self.when.is_none() && !self.is_join {
-            return String::new();
-        }
-        format!(
-            "join={:?};when={:?};else={:?};unmatched={unmatched:?};",
-            self.is_join,
-            text(&self.when),
-            text(&self.otherwise),
-        )
-    }
 }

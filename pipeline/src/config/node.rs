@@ -35,8 +35,8 @@ pub(crate) struct NodeDraft {
     pub(crate) settings: Settings,
     /// Where each setting's value stands, for errors that come later.
     pub(crate) places: BTreeMap<String, Range<usize>>,
-    /// The settings as text, for the fingerprint.
-    pub(crate) canonical: String,
+    /// The settings that rows depend on, as text, for the fingerprint.
+    pub(crate) row_settings: String,
 }
 
 /// A name in `input`, and where it stands.
@@ -86,7 +86,6 @@ pub(super) fn read(
         .iter()
         .map(|(key, value)| (key.get_ref().to_string(), value.span()))
         .collect();
-    let canonical = canonical(&table);
     let Some(settings) = read_settings(&kind_name, table, span, &name, kind, diagnostics) else {
         return Err(inputs);
     };
@@ -98,6 +97,7 @@ pub(super) fn read(
         return Err(inputs);
     }
     let kind = kind_name;
+    let row_settings = settings.row_settings();
     Ok(NodeDraft {
         role,
         name,
@@ -110,7 +110,7 @@ pub(super) fn read(
         edge,
         settings,
         places,
-        canonical,
+        row_settings,
     })
 }
 
@@ -391,40 +391,4 @@ fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
         .map(|name| format!("`{name}`"))
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-/// The settings as one text that does not depend on their order or layout.
-fn canonical(table: &DeTable<'_>) -> String {
-    let mut text = String::new();
-    for (key, value) in table {
-        text.push_str(key.get_ref());
-        text.push('=');
-        canonical_value(value.get_ref(), &mut text);
-        text.push(';');
-    }
-    text
-}
-
-fn canonical_value(value: &DeValue<'_>, text: &mut String) {
-    use std::fmt::Write as _;
-    match value {
-        DeValue::String(string) => _ = write!(text, "{string:?}"),
-        DeValue::Integer(number) => _ = write!(text, "{number}"),
-        DeValue::Float(number) => _ = write!(text, "{number}"),
-        DeValue::Boolean(flag) => _ = write!(text, "{flag}"),
-        DeValue::Datetime(time) => _ = write!(text, "{time}"),
-        DeValue::Array(values) => {
-            text.push('[');
-            for value in values {
-                canonical_value(value.get_ref(), text);
-                text.push(',');
-            }
-            text.push(']');
-        }
-        DeValue::Table(table) => {
-            text.push('{');
-            text.push_str(&canonical(table));
-            text.push('}');
-        }
-    }
 }

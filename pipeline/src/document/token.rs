@@ -183,12 +183,37 @@ impl Ack {
     /// no page, and those that are staged already, cannot.
     pub fn can_be_staged(&self) -> bool {
         let unit = self.unit.as_ref();
+        // In this order: whoever loses an item of the page marks the document before.
         unit.is_some_and(|unit| unit.counts.load(Ordering::SeqCst) < IN_FLIGHT)
+            && self.document.has_whole_pages()
+    }
+
+    /// Identifies the page of the item, so that all items of a page can be staged
+    /// together: whether a page can be staged may change between two of them.
+    pub fn page(&self) -> Option<usize> {
+        self.unit.as_ref().map(|unit| Arc::as_ptr(unit).addr())
     }
 
     /// The page that the item was made from.
     pub(crate) fn page_of(&self) -> Option<PageOf> {
         self.unit.as_deref().map(Unit::page_of)
+    }
+
+    /// Whether an earlier run has staged the page of the item in this sink.
+    pub(crate) fn is_staged_before(&self) -> bool {
+        let (Some(unit), Some(sink)) = (&self.unit, self.sink) else {
+            return false;
+        };
+        let resumed = self.document.arrival.resumed.as_ref();
+        let staged = resumed.and_then(|resumed| resumed.staged.get(&sink));
+        staged.is_some_and(|staged| staged.contains(&unit.page_of()))
+    }
+
+    /// The item goes no further: its row is durable since an earlier run.
+    pub(crate) fn drop_duplicate(mut self) {
+        self.staged();
+        self.sink = None; // The row was counted when it was staged.
+        self.is_durable = true;
     }
 
     /// The item is staged: durable, though in no version of the table yet.

@@ -209,7 +209,6 @@ fn assemble(draft: PipelineDraft, links: &Links, order: &[usize]) -> Assembled {
                     .unwrap_or_default()
             }),
             on_error: node.on_error,
-            flow: node.flow.canonical(),
             workers: node.workers,
             batch: node.batch,
             edge: node.edge,
@@ -219,7 +218,8 @@ fn assemble(draft: PipelineDraft, links: &Links, order: &[usize]) -> Assembled {
             carries: Arc::new(Carries::All),
             settings: node.settings,
             places: node.places,
-            canonical: node.canonical,
+            row_settings: node.row_settings,
+            when: node.flow.when.as_ref().map(|when| when.get_ref().clone()),
             shown_when: None,
         });
         flows.push(node.flow);

@@ -2,6 +2,7 @@
 
 mod check;
 mod routes;
+mod structure;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -56,9 +57,10 @@ pub struct GraphNode {
     settings: Settings,
     places: BTreeMap<String, Range<usize>>,
     span: Range<usize>,
-    canonical: String,
-    /// Its `when`, `else` and `join`, as text.
-    flow: String,
+    /// The settings that rows depend on, as text.
+    row_settings: String,
+    /// The text of its `when`.
+    when: Option<String>,
     /// What `when` says without secrets, where that is something else.
     shown_when: Option<String>,
 }
@@ -149,13 +151,26 @@ impl GraphNode {
     }
 }
 
+/// How the ledger knows a sink.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkKey {
+    /// Name of its node.
+    pub node: Arc<str>,
+    /// Where its rows are, whatever the node is called.
+    pub identity: String,
+    /// Hash of what makes its rows: the settings, routes and models of all nodes
+    /// that lead to it. The names of nodes, limits, workers and batches do not count.
+    pub fingerprint: String,
+}
+
 /// A pipeline that is ready to run; see [`Pipeline::run`].
 pub struct Pipeline {
     pub(crate) name: String,
     pub(crate) dead_letters: Option<PathBuf>,
     pub(crate) on_dead_letter: Option<OnDeadLetter>,
     pub(crate) ledger: Option<PathBuf>,
-    pub(crate) fingerprint: String,
+    /// In the order of the nodes.
+    pub(crate) sinks: Vec<SinkKey>,
     /// Whether a run can resume inside a document.
     pub(crate) can_stage: bool,
     pub(crate) options: RunOptions,
@@ -180,6 +195,9 @@ impl Pipeline {
 /// A node that is ready to run.
 pub(crate) struct Node {
     pub(crate) name: Arc<str>,
+    /// Hash of what makes its items, distinct in the graph: what staged pages are
+    /// noted under, so that they are found after the node was renamed.
+    pub(crate) key: Arc<str>,
     pub(crate) inputs: Vec<usize>,
     pub(crate) routes: Vec<Route>,
     pub(crate) rule: Option<Rule>,
@@ -253,8 +271,8 @@ impl Graph {
             .description
             .map(|text| secrets.redact(&text).into_owned());
         for node in &mut self.nodes {
-            node.canonical = secrets.redact_known(&node.canonical);
-            node.flow = secrets.redact_known(&node.flow);
+            node.row_settings = secrets.redact_known(&node.row_settings);
+            node.when = node.when.as_deref().map(|when| secrets.redact_known(when));
             node.shown_when = node.routes.iter().find_map(|route| match route {
                 Route::When(expression) => Some(secrets.redact(expression.text()).into_owned()),
                 Route::Always | Route::Otherwise => None,
@@ -264,27 +282,29 @@ impl Graph {
         self
     }
 
-    /// Hash of what makes the rows: the stages, their settings, their order,
-    /// the routes between them, and the models that `resources` lead to.
-    /// Sources, sinks, workers and batches do not count.
+    /// Hash of what makes the rows of all sinks; see [`Graph::sink_keys`].
     pub fn fingerprint(&self, resources: &Resources) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for node in &self.nodes {
-            let is_stage = node.role == Role::Stage;
-            if is_stage {
-                hasher.update(node.kind.as_bytes());
-                hasher.update(node.canonical.as_bytes());
-                hasher.update(node.settings.revision(resources).as_bytes());
-            }
-            hasher.update(node.flow.as_bytes());
-            if is_stage || !node.flow.is_empty() {
-                for input in &node.inputs {
-                    hasher.update(self.nodes[*input].name.as_bytes());
+        let keys = self.sink_keys(resources);
+        let mut fingerprints: Vec<&str> = keys.iter().map(|key| &*key.fingerprint).collect();
+        fingerprints.sort_unstable();
+        structure::hash(fingerprints)
+    }
+
+    /// How the ledger knows each sink: where its rows are, and what makes them.
+    pub fn sink_keys(&self, resources: &Resources) -> Vec<SinkKey> {
+        let structure = structure::hashes(self, resources);
+        let nodes = self.nodes.iter().zip(structure);
+        nodes
+            .filter(|(node, _)| node.role == Role::Sink)
+            .map(|(node, fingerprint)| {
+                let place = node.settings.sink_place(&self.name);
+                SinkKey {
+                    node: node.name.as_str().into(),
+                    identity: place.map_or_else(|| node.name.clone(), |place| place.identity),
+                    fingerprint,
                 }
-            }
-            hasher.update(b"\n");
-        }
-        hasher.finalize().to_hex()[..16].to_owned()
+            })
+            .collect()
     }
 
     /// What each gathering node waits for.
@@ -304,10 +324,12 @@ impl Graph {
     /// Builds every node.
     pub(crate) fn build(&self, resources: &Resources) -> Result<Pipeline, Vec<Diagnostic>> {
         let (mut nodes, mut diagnostics) = (Vec::new(), Vec::new());
-        for node in &self.nodes {
+        let keys = structure::distinct(self, structure::hashes(self, resources));
+        for (node, key) in self.nodes.iter().zip(keys) {
             match build_work(node, resources) {
                 Ok(work) => nodes.push(Node {
                     name: node.name.as_str().into(),
+                    key: key.into(),
                     inputs: node.inputs.clone(),
                     routes: node.routes.clone(),
                     rule: self.rule(node),
@@ -333,7 +355,7 @@ impl Graph {
             dead_letters: self.dead_letters.clone(),
             on_dead_letter: None,
             ledger: self.ledger.clone(),
-            fingerprint: self.fingerprint(resources),
+            sinks: self.sink_keys(resources),
             // An item made of many is of no page that could be told done.
             can_stage: !self
                 .nodes

@@ -2,10 +2,14 @@
 //!
 //! Rows are the truth; the ledger is a cache beside them. A run asks each sink
 //! for its inventory when the mark that the sink left no longer fits, and
-//! believes the sink. Of a document that was not finished the ledger knows the
-//! pages that are durable already, as rows that the sink has staged.
+//! believes the sink. A document is done for each sink on its own: a sink that
+//! lacks it gets it, and the others are left alone. Of a document that was not
+//! finished the ledger knows the pages that are durable already, as rows that a
+//! sink has staged.
 
 mod progress;
+mod reconcile;
+mod resume;
 mod store;
 
 use std::collections::BTreeSet;
@@ -13,11 +17,12 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(crate) use progress::Progress;
-pub use store::LedgerDocument;
+pub(crate) use progress::{Progress, Wanted};
+pub use store::{LedgerDocument, StoredIn};
 
 use crate::document::Ack;
 use crate::error::StageError;
+use crate::graph::SinkKey;
 use crate::key::DocumentId;
 use store::{StagedPart, Store};
 
@@ -135,7 +140,7 @@ fn place(folder: &Path, pipeline: &str, extension: &str) -> PathBuf {
 #[derive(Debug, Clone)]
 pub struct Stager {
     progress: Arc<Progress>,
-    sink: Arc<str>,
+    sink: SinkKey,
 }
 
 impl Stager {
@@ -158,9 +163,10 @@ impl Stager {
         let part = StagedPart {
             id: origin.id,
             content_hash: origin.content_hash.to_string(),
-            fingerprint: self.progress.fingerprint().to_owned(),
-            sink: self.sink.to_string(),
+            fingerprint: self.sink.fingerprint.clone(),
+            sink: self.sink.identity.clone(),
             pages: pages.map(|(node, page)| (node.to_string(), page)).collect(),
+            n_rows: acks.len() as u64,
             payload,
         };
         ledger.store.change(|to| {

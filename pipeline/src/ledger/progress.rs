@@ -1,23 +1,16 @@
 //! What a run asks of its ledger, and tells it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::store::Changes;
-use super::{Ledger, LedgerDocument, StagedPart, Stager};
-use crate::document::{Document, Resumed};
+use super::resume::Resumable;
+use super::{Ledger, LedgerDocument, Stager, StoredIn};
+use crate::document::{Document, Partial};
 use crate::error::StageError;
+use crate::graph::SinkKey;
 use crate::key::{DocumentId, Origin};
 use crate::source_outlet::KnownDocument;
-use crate::stage::{Inventory, StagedRows, StoredDocument};
-
-/// A document that an earlier run has begun.
-#[derive(Debug)]
-struct Resumable {
-    content_hash: String,
-    resumed: Arc<Resumed>,
-}
 
 /// What became of a document, on its way into the ledger.
 #[derive(Debug)]
@@ -33,15 +26,37 @@ struct Pending {
     marks: BTreeMap<usize, Option<String>>,
 }
 
-/// A run's side of the ledger. Without one, everything is done anew.
+/// The sinks that a document is to be made for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// None: each holds it already.
+    Nothing,
+    /// All of them.
+    Everything,
+    /// Some, while the others hold it already.
+    Some(Arc<Partial>),
+}
+
+impl Wanted {
+    /// The sinks that hold the document already, where others lack it.
+    pub(crate) fn partial(&self) -> Option<&Arc<Partial>> {
+        match self {
+            Self::Some(partial) => Some(partial),
+            Self::Nothing | Self::Everything => None,
+        }
+    }
+}
+
+/// A run's side of the ledger. Without one, everything is done in each run.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    ledger: Option<Ledger>,
-    fingerprint: String,
-    sinks: Vec<Arc<str>>,
+    pub(super) ledger: Option<Ledger>,
+    pub(super) sinks: Vec<SinkKey>,
+    /// The sources of the pipeline.
+    sources: HashSet<Arc<str>>,
     /// Whether the graph lets a run resume inside a document.
-    can_stage: bool,
-    resumable: Mutex<HashMap<DocumentId, Resumable>>,
+    pub(super) can_stage: bool,
+    pub(super) resumable: Mutex<HashMap<DocumentId, Resumable>>,
     pending: Mutex<Pending>,
     /// Pages that were not made again because an earlier run had staged them.
     pub(crate) n_pages_resumed: AtomicU64,
@@ -49,27 +64,28 @@ pub(crate) struct Progress {
     pub(crate) n_dead_before: AtomicU64,
 }
 
-/// What the sinks answered when the run began: each one's inventory.
-pub(crate) type Inventories = Vec<(Inventory, Option<String>)>;
-
 impl Progress {
     pub(crate) fn new(
         ledger: Option<Ledger>,
-        fingerprint: String,
-        sinks: Vec<Arc<str>>,
+        sinks: Vec<SinkKey>,
+        sources: HashSet<Arc<str>>,
         can_stage: bool,
-    ) -> Self {
+    ) -> Result<Self, StageError> {
+        if let Some(ledger) = &ledger {
+            let identities = sinks.iter().map(|sink| &*sink.identity);
+            ledger.store.use_sinks(identities)?;
+        }
         let is_locked = ledger.as_ref().is_some_and(|ledger| ledger.lock.is_some());
-        Self {
+        Ok(Self {
             ledger,
-            fingerprint,
             sinks,
+            sources,
             can_stage: can_stage && is_locked,
             resumable: Mutex::default(),
             pending: Mutex::default(),
             n_pages_resumed: AtomicU64::new(0),
             n_dead_before: AtomicU64::new(0),
-        }
+        })
     }
 
     pub(super) fn ledger(&self) -> Option<&Ledger> {
@@ -81,15 +97,18 @@ impl Progress {
         self.can_stage
     }
 
-    pub(crate) fn fingerprint(&self) -> &str {
-        &self.fingerprint
+    /// Whether this is the one run of the pipeline that takes over what earlier
+    /// runs left: it holds the ledger's lock, or there is no ledger.
+    pub(crate) fn is_heir(&self) -> bool {
+        let ledger = self.ledger.as_ref();
+        ledger.is_none_or(|ledger| ledger.lock.is_some())
     }
 
     /// For the sink that stands `place`-th.
     pub(crate) fn stager(self: &Arc<Self>, place: usize) -> Option<Stager> {
         self.can_stage.then(|| Stager {
             progress: Arc::clone(self),
-            sink: Arc::clone(&self.sinks[place]),
+            sink: self.sinks[place].clone(),
         })
     }
 
@@ -102,36 +121,63 @@ impl Progress {
         let Some(ledger) = &self.ledger else {
             return Ok(None);
         };
-        ledger.store.mark(&self.sinks[place])
+        ledger.store.mark(&self.sinks[place].identity)
     }
 
     // What a source asks.
 
-    /// Whether a document with this content is stored; its state is then noted.
-    pub(crate) fn is_stored(
+    /// The sinks that lack the document with this content. Where none does, its
+    /// state is noted.
+    pub(crate) fn wanted(
         &self,
         node: &str,
         origin: &Origin,
         state: Option<&str>,
-    ) -> Result<bool, StageError> {
+    ) -> Result<Wanted, StageError> {
         let Some((ledger, known)) = self.record(origin.id)? else {
-            return Ok(false);
+            return Ok(Wanted::Everything);
         };
-        let is_stored = known.fingerprint == self.fingerprint
-            && known.content_hash == origin.content_hash.to_string();
-        if is_stored {
-            self.n_dead_before
-                .fetch_add(known.n_dead, Ordering::Relaxed);
-            if known.state.as_deref() != state || known.source != node {
-                let known = LedgerDocument {
-                    source: node.to_owned(),
-                    state: state.map(str::to_owned),
-                    ..known
-                };
-                ledger.store.change(|to| to.put(&known))?;
+        let content_hash = origin.content_hash.to_string();
+        let lacks = |sink: &&SinkKey| !known.is_in(sink, &content_hash);
+        let n_lacking = self.sinks.iter().filter(lacks).count();
+        if n_lacking == self.sinks.len() {
+            return Ok(Wanted::Everything);
+        }
+        if n_lacking > 0 {
+            return Ok(Wanted::Some(Arc::new(self.partial(&known, &content_hash))));
+        }
+        self.n_dead_before
+            .fetch_add(known.n_dead, Ordering::Relaxed);
+        let is_same = known.content_hash == content_hash
+            && known.state.as_deref() == state
+            && known.source == node;
+        if !is_same {
+            let known = LedgerDocument {
+                source: node.to_owned(),
+                state: state.map(str::to_owned),
+                content_hash,
+                ..known
+            };
+            ledger.store.change(|to| to.put(&known))?;
+        }
+        Ok(Wanted::Nothing)
+    }
+
+    fn partial(&self, known: &LedgerDocument, content_hash: &str) -> Partial {
+        let (mut wanted, mut kept) = (BTreeSet::new(), BTreeMap::new());
+        for (place, sink) in self.sinks.iter().enumerate() {
+            let stored = known.stored.get(&sink.identity);
+            match stored.filter(|_| known.is_in(sink, content_hash)) {
+                Some(stored) => _ = kept.insert(sink.identity.clone(), stored.clone()),
+                None => _ = wanted.insert(place),
             }
         }
-        Ok(is_stored)
+        let n_dead = known.n_dead;
+        Partial {
+            wanted,
+            kept,
+            n_dead,
+        }
     }
 
     /// Whether the document is stored from the version that `state` names.
@@ -139,8 +185,7 @@ impl Progress {
         let Some((_, known)) = self.record(id)? else {
             return Ok(false);
         };
-        let is_current =
-            known.fingerprint == self.fingerprint && known.state.as_deref() == Some(state);
+        let is_current = known.state.as_deref() == Some(state) && known.is_done(&self.sinks);
         if is_current {
             self.n_dead_before
                 .fetch_add(known.n_dead, Ordering::Relaxed);
@@ -155,38 +200,21 @@ impl Progress {
         Ok(ledger.store.document(id)?.map(|known| (ledger, known)))
     }
 
-    /// The documents that `source` sent, and those of which only the tables tell.
+    /// The documents that `source` brought, and those of sources that the pipeline
+    /// has no more: a source may have been renamed.
     pub(crate) fn known(&self, source: &str) -> Result<Vec<KnownDocument>, StageError> {
         let Some(ledger) = &self.ledger else {
             return Ok(Vec::new());
         };
         let known = ledger.store.documents()?.into_iter();
-        let known = known.filter(|known| known.source.is_empty() || known.source == source);
+        let known = known
+            .filter(|known| known.source == source || !self.sources.contains(&*known.source));
         Ok(known
             .map(|known| KnownDocument {
                 uri: known.uri,
                 state: known.state,
             })
             .collect())
-    }
-
-    /// What need not be made again of a document that now comes.
-    pub(crate) fn resume(&self, origin: &Origin) -> Result<Option<Arc<Resumed>>, StageError> {
-        let found = self.resumable().remove(&origin.id);
-        let Some(found) = found else {
-            return Ok(None);
-        };
-        if found.content_hash == origin.content_hash.to_string() {
-            return Ok(Some(found.resumed));
-        }
-        self.lost(&[origin.id])?;
-        Ok(None)
-    }
-
-    fn resumable(&self) -> MutexGuard<'_, HashMap<DocumentId, Resumable>> {
-        self.resumable
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     // What the run tells.
@@ -200,23 +228,39 @@ impl Progress {
         let outcome = if document.is_removal() {
             Outcome::Removed(origin.id)
         } else {
-            let arrival = document.arrival();
-            let rows = document.rows();
-            let rows = rows
-                .into_iter()
-                .map(|(place, n_rows)| (self.sinks[place].to_string(), n_rows));
-            Outcome::Done(LedgerDocument {
-                id: origin.id,
-                uri: origin.uri.to_string(),
-                source: arrival.source.to_string(),
-                state: arrival.state.as_deref().map(str::to_owned),
-                content_hash: origin.content_hash.to_string(),
-                fingerprint: self.fingerprint.clone(),
-                rows: rows.collect(),
-                n_dead: document.n_dead(),
-            })
+            Outcome::Done(self.record_of(document))
         };
         self.pending().outcomes.push(outcome);
+    }
+
+    fn record_of(&self, document: &Document) -> LedgerDocument {
+        let (origin, arrival) = (document.origin(), document.arrival());
+        let content_hash = origin.content_hash.to_string();
+        let rows = document.rows();
+        let sinks = self.sinks.iter().enumerate();
+        let wanted = sinks.filter(|(place, _)| document.is_wanted_by(*place));
+        let stored = wanted.map(|(place, sink)| {
+            let stored = StoredIn {
+                content_hash: content_hash.clone(),
+                fingerprint: sink.fingerprint.clone(),
+                n_rows: rows.get(&place).copied().unwrap_or(0),
+            };
+            (sink.identity.clone(), stored)
+        });
+        let mut stored: BTreeMap<String, StoredIn> = stored.collect();
+        if let Some(partial) = &arrival.partial {
+            stored.extend(partial.kept.clone());
+        }
+        LedgerDocument {
+            id: origin.id,
+            uri: origin.uri.to_string(),
+            source: arrival.source.to_string(),
+            state: arrival.state.as_deref().map(str::to_owned),
+            content_hash,
+            is_undone: false,
+            stored,
+            n_dead: document.n_dead() + arrival.n_dead_kept,
+        }
     }
 
     /// A sink has committed.
@@ -244,7 +288,7 @@ impl Progress {
                 }
             }
             for (place, mark) in &pending.marks {
-                to.set_mark(&self.sinks[*place], mark.as_deref())?;
+                to.set_mark(&self.sinks[*place].identity, mark.as_deref())?;
             }
             Ok(())
         })
@@ -263,219 +307,4 @@ impl Progress {
             .as_ref()
             .map_or(Ok(()), |ledger| ledger.undo(documents))
     }
-
-    /// Believes the sinks where they differ from the ledger.
-    pub(crate) fn reconcile(&self, inventories: &Inventories) -> Result<(), StageError> {
-        let Some(ledger) = &self.ledger else {
-            return Ok(());
-        };
-        let held: Vec<Option<HashMap<DocumentId, &StoredDocument>>> = inventories
-            .iter()
-            .map(|(inventory, _)| match inventory {
-                Inventory::Documents(documents) => {
-                    Some(documents.iter().map(|known| (known.id, known)).collect())
-                }
-                Inventory::Unknown | Inventory::Unchanged => None,
-            })
-            .collect();
-        if held.iter().all(Option::is_none) {
-            return Ok(());
-        }
-        let known = ledger.store.documents()?;
-        let known: HashMap<DocumentId, LedgerDocument> =
-            known.into_iter().map(|known| (known.id, known)).collect();
-        let undone = known.values().filter(|known| {
-            let lacks = |(place, held): (usize, &Option<HashMap<DocumentId, &StoredDocument>>)| {
-                held.as_ref().is_some_and(|held| {
-                    let n_rows = known.rows.get(&*self.sinks[place]).copied().unwrap_or(0);
-                    match held.get(&known.id) {
-                        Some(stored) => !is_same(known, stored),
-                        None => n_rows > 0,
-                    }
-                })
-            };
-            held.iter().enumerate().any(lacks)
-        });
-        let undone: Vec<DocumentId> = undone.map(|known| known.id).collect();
-        let found = self.found_in_all(&held, &known);
-        ledger.store.change(|to| {
-            for id in &undone {
-                to.undo(*id)?;
-            }
-            for document in &found {
-                to.put(document)?;
-            }
-            self.note_marks(to, inventories)
-        })
-    }
-
-    /// Documents that every sink holds and that the ledger does not know so.
-    fn found_in_all(
-        &self,
-        held: &[Option<HashMap<DocumentId, &StoredDocument>>],
-        known: &HashMap<DocumentId, LedgerDocument>,
-    ) -> Vec<LedgerDocument> {
-        let Some(Some(first)) = held.first() else {
-            return Vec::new();
-        };
-        // One that is to be done again is not done because its old rows are there.
-        let is_new = |stored: &&&StoredDocument| {
-            known
-                .get(&stored.id)
-                .is_none_or(|known| !known.fingerprint.is_empty() && !is_same(known, stored))
-        };
-        let in_all = |stored: &&&StoredDocument| {
-            held.iter().all(|held| {
-                held.as_ref()
-                    .and_then(|held| held.get(&stored.id))
-                    .is_some_and(|other| {
-                        other.content_hash == stored.content_hash
-                            && other.fingerprint == stored.fingerprint
-                    })
-            })
-        };
-        let found = first.values().filter(is_new).filter(in_all);
-        found
-            .map(|stored| LedgerDocument {
-                id: stored.id,
-                uri: stored.uri.clone(),
-                source: known
-                    .get(&stored.id)
-                    .map_or_else(String::new, |known| known.source.clone()),
-                state: None,
-                content_hash: stored.content_hash.clone(),
-                fingerprint: stored.fingerprint.clone(),
-                rows: held
-                    .iter()
-                    .zip(&self.sinks)
-                    .filter_map(|(held, sink)| {
-                        let n_rows = held.as_ref()?.get(&stored.id)?.n_rows;
-                        Some((sink.to_string(), n_rows))
-                    })
-                    .collect(),
-                n_dead: 0,
-            })
-            .collect()
-    }
-
-    fn note_marks(&self, to: &Changes<'_>, inventories: &Inventories) -> rusqlite::Result<()> {
-        for ((inventory, mark), sink) in inventories.iter().zip(&self.sinks) {
-            if matches!(inventory, Inventory::Documents(_)) {
-                to.set_mark(sink, mark.as_deref())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets everything, and takes what the sinks hold for it.
-    pub(crate) fn rebuild(&self, inventories: &Inventories) -> Result<usize, StageError> {
-        let Some(ledger) = &self.ledger else {
-            return Ok(0);
-        };
-        ledger.store.change(|to| {
-            to.remove_all()?;
-            Ok(())
-        })?;
-        self.reconcile(inventories)?;
-        Ok(ledger.store.documents()?.len())
-    }
-
-    /// What each sink staged of documents that this run may resume.
-    pub(crate) fn staged(&self) -> Result<Vec<Vec<StagedRows>>, StageError> {
-        let mut by_sink: Vec<Vec<StagedRows>> = self.sinks.iter().map(|_| Vec::new()).collect();
-        let Some(ledger) = self.ledger.as_ref().filter(|_| self.can_stage) else {
-            return Ok(by_sink);
-        };
-        let mut parts: BTreeMap<DocumentId, Vec<StagedPart>> = BTreeMap::new();
-        for part in ledger.store.staged()? {
-            parts.entry(part.id).or_default().push(part);
-        }
-        let mut resumable = HashMap::new();
-        let mut kept = Vec::new();
-        let documents: Vec<DocumentId> = parts.keys().copied().collect();
-        for (id, mut parts) in parts {
-            let content_hash = parts[0].content_hash.clone();
-            let is_usable = parts.iter().all(|part| {
-                part.fingerprint == self.fingerprint
-                    && part.content_hash == content_hash
-                    && self.sinks.iter().any(|sink| **sink == *part.sink)
-            });
-            if !is_usable {
-                continue;
-            }
-            let mut pages = ledger.store.pages(id)?;
-            keep_whole(&mut parts, &mut pages);
-            let mut resumed = Resumed::default();
-            for (node, page) in &pages {
-                resumed.pages.entry(node.clone()).or_default().insert(*page);
-            }
-            for part in &parts {
-                let place = self.sinks.iter().position(|sink| **sink == *part.sink);
-                let place = place.expect("checked above");
-                resumed.sinks.insert(place);
-                by_sink[place].push(StagedRows {
-                    document: id,
-                    payload: part.payload.clone(),
-                });
-            }
-            let resumed = Arc::new(resumed);
-            resumable.insert(
-                id,
-                Resumable {
-                    content_hash,
-                    resumed,
-                },
-            );
-            kept.push((id, parts, pages));
-        }
-        // What is not taken over must not count a second time.
-        ledger.store.change(|to| {
-            for id in &documents {
-                to.forget_staged(*id)?;
-            }
-            for (id, parts, pages) in &kept {
-                parts.iter().try_for_each(|part| to.stage(part))?;
-                for (node, page) in pages {
-                    to.page_done(*id, node, *page)?;
-                }
-            }
-            Ok(())
-        })?;
-        *self.resumable() = resumable;
-        Ok(by_sink)
-    }
-
-    /// Rows of these documents were staged and are not whole any more.
-    pub(crate) fn lost(&self, documents: &[DocumentId]) -> Result<(), StageError> {
-        self.resumable().retain(|id, _| !documents.contains(id));
-        let Some(ledger) = &self.ledger else {
-            return Ok(());
-        };
-        ledger
-            .store
-            .change(|to| documents.iter().try_for_each(|id| to.forget_staged(*id)))
-    }
-}
-
-/// A part with a page that another sink lacks is made again, and so are the
-/// other pages in it.
-fn keep_whole(parts: &mut Vec<StagedPart>, pages: &mut BTreeSet<(String, u32)>) {
-    loop {
-        let n_before = parts.len();
-        parts.retain(|part| {
-            let is_whole = part.pages.is_subset(pages);
-            if !is_whole {
-                pages.retain(|page| !part.pages.contains(page));
-            }
-            is_whole
-        });
-        if parts.len() == n_before {
-            return;
-        }
-    }
-}
-
-/// Whether the sink holds what the ledger says.
-fn is_same(known: &LedgerDocument, stored: &StoredDocument) -> bool {
-    known.content_hash == stored.content_hash && known.fingerprint == stored.fingerprint
 }

@@ -12,45 +12,83 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 
 use crate::error::StageError;
+use crate::graph::SinkKey;
 use crate::key::DocumentId;
 
 /// Raised when the tables change: an older file is put aside and rebuilt.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS documents (
         id BLOB PRIMARY KEY, uri TEXT NOT NULL, source TEXT NOT NULL, state TEXT,
-        content_hash TEXT NOT NULL, fingerprint TEXT NOT NULL,
-        rows TEXT NOT NULL, n_dead INTEGER NOT NULL);
-    CREATE TABLE IF NOT EXISTS sinks (name TEXT PRIMARY KEY, mark TEXT);
+        content_hash TEXT NOT NULL, is_undone INTEGER NOT NULL,
+        stored TEXT NOT NULL, n_dead INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS sinks (
+        key TEXT PRIMARY KEY, identity TEXT NOT NULL, mark TEXT);
     CREATE TABLE IF NOT EXISTS staged (
         seq INTEGER PRIMARY KEY, id BLOB NOT NULL, content_hash TEXT NOT NULL,
-        fingerprint TEXT NOT NULL, sink TEXT NOT NULL, pages TEXT NOT NULL, payload BLOB NOT NULL);
+        fingerprint TEXT NOT NULL, sink TEXT NOT NULL, pages TEXT NOT NULL,
+        rows INTEGER NOT NULL, payload BLOB NOT NULL);
     CREATE INDEX IF NOT EXISTS staged_by_id ON staged (id);
     CREATE TABLE IF NOT EXISTS pages (
         id BLOB NOT NULL, node TEXT NOT NULL, page INTEGER NOT NULL,
         PRIMARY KEY (id, node, page)) WITHOUT ROWID;
 ";
 
-/// A document that is done.
+/// A document that is known: from a source, or from the rows of a sink.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerDocument {
     /// The document.
     pub id: DocumentId,
     /// Its path or URL.
     pub uri: String,
-    /// The source that sent it; empty when the table alone is known.
+    /// The source that sent it; empty where neither the ledger nor a row names it.
     pub source: String,
     /// What the source tells its version by.
     pub state: Option<String>,
     /// Hash of its bytes.
     pub content_hash: String,
-    /// Hash of the configuration that made its rows; empty when they must be made anew.
-    pub fingerprint: String,
-    /// Rows in each sink.
-    pub rows: BTreeMap<String, u64>,
-    /// Items of it that were set aside.
+    /// Whether the next run makes it again, whatever the sinks hold.
+    pub is_undone: bool,
+    /// What each sink holds of it, by [`SinkKey::identity`](crate::SinkKey).
+    pub stored: BTreeMap<String, StoredIn>,
+    /// Its dead letters.
     pub n_dead: u64,
+}
+
+/// What one sink holds of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredIn {
+    /// Hash of the bytes that the rows were made from.
+    pub content_hash: String,
+    /// Hash of the configuration that made the rows; empty where they are not whole.
+    pub fingerprint: String,
+    /// Number of rows, which may be 0.
+    pub n_rows: u64,
+}
+
+impl LedgerDocument {
+    /// The number of rows of each sink that has any.
+    pub fn rows(&self) -> BTreeMap<String, u64> {
+        let stored = self.stored.iter().filter(|(_, stored)| stored.n_rows > 0);
+        stored
+            .map(|(sink, stored)| (sink.clone(), stored.n_rows))
+            .collect()
+    }
+
+    /// Whether this sink holds the document with this content, made by its
+    /// present configuration.
+    pub fn is_in(&self, sink: &SinkKey, content_hash: &str) -> bool {
+        !self.is_undone
+            && self.stored.get(&*sink.identity).is_some_and(|stored| {
+                stored.content_hash == content_hash && stored.fingerprint == sink.fingerprint
+            })
+    }
+
+    /// Whether all these sinks hold it as it was when it came last.
+    pub fn is_done(&self, sinks: &[SinkKey]) -> bool {
+        sinks.iter().all(|sink| self.is_in(sink, &self.content_hash))
+    }
 }
 
 /// Rows of an unfinished document, as a sink staged them.
@@ -59,8 +97,11 @@ pub(super) struct StagedPart {
     pub(super) id: DocumentId,
     pub(super) content_hash: String,
     pub(super) fingerprint: String,
+    /// Its identity.
     pub(super) sink: String,
+    /// By the keys of the nodes that made them.
     pub(super) pages: BTreeSet<(String, u32)>,
+    pub(super) n_rows: u64,
     pub(super) payload: Vec<u8>,
 }
 
@@ -69,6 +110,8 @@ pub(super) struct StagedPart {
 pub(super) struct Store {
     path: PathBuf,
     connection: Mutex<Connection>,
+    /// The identities of sinks, by the short keys that documents name them with.
+    identities: Mutex<BTreeMap<String, String>>,
 }
 
 impl Store {
@@ -97,10 +140,38 @@ impl Store {
             }
             Err(error) => return Err(cannot(error)),
         };
+        let identities = read_identities(&connection).map_err(cannot)?;
         Ok(Self {
             path: path.to_owned(),
             connection: Mutex::new(connection),
+            identities: Mutex::new(identities),
         })
+    }
+
+    fn identities(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.identities
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes these sinks known, and forgets the marks of all others: a sink that
+    /// was away from the pipeline has missed removals, so it is asked what it holds.
+    pub(super) fn use_sinks<'a>(
+        &self,
+        sinks: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), StageError> {
+        let used: BTreeMap<String, String> = sinks
+            .into_iter()
+            .map(|identity| (short_key(identity), identity.to_owned()))
+            .collect();
+        self.change(|to| {
+            for (key, identity) in &used {
+                to.add_sink(key, identity)?;
+            }
+            to.forget_marks_but(&used)
+        })?;
+        self.identities().extend(used);
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
@@ -118,9 +189,8 @@ impl Store {
         let found = connection
             .prepare_cached(&format!("{SELECT} WHERE id = ?1"))
             .and_then(|mut query| {
-                query
-                    .query_row([&id.as_bytes()[..]], document_of)
-                    .optional()
+                let document = |row: &rusqlite::Row<'_>| document_of(row, &self.identities());
+                query.query_row([&id.as_bytes()[..]], document).optional()
             });
         found
             .map(Option::flatten)
@@ -132,7 +202,8 @@ impl Store {
         let found = connection
             .prepare_cached(&format!("{SELECT} ORDER BY uri"))
             .and_then(|mut query| {
-                let rows = query.query_map([], document_of)?;
+                let identities = self.identities();
+                let rows = query.query_map([], |row| document_of(row, &identities))?;
                 rows.collect::<Result<Vec<_>, _>>()
             });
         let found = found.map_err(|error| self.cannot(error))?;
@@ -158,9 +229,11 @@ impl Store {
     pub(super) fn mark(&self, sink: &str) -> Result<Option<String>, StageError> {
         let connection = self.lock();
         let mark = connection
-            .query_row("SELECT mark FROM sinks WHERE name = ?1", [sink], |row| {
-                row.get(0)
-            })
+            .query_row(
+                "SELECT mark FROM sinks WHERE key = ?1",
+                [short_key(sink)],
+                |row| row.get(0),
+            )
             .optional();
         mark.map(Option::flatten)
             .map_err(|error| self.cannot(error))
@@ -171,7 +244,8 @@ impl Store {
         let connection = self.lock();
         let found = (|| {
             let mut query = connection.prepare(
-                "SELECT id, content_hash, fingerprint, sink, pages, payload FROM staged ORDER BY seq",
+                "SELECT id, content_hash, fingerprint, sink, pages, rows, payload
+                 FROM staged ORDER BY seq",
             )?;
             let rows = query.query_map([], |row| {
                 let pages: String = row.get(4)?;
@@ -181,7 +255,8 @@ impl Store {
                     fingerprint: row.get(2).unwrap_or_default(),
                     sink: row.get(3).unwrap_or_default(),
                     pages: serde_json::from_str(&pages).unwrap_or_default(),
-                    payload: row.get(5).unwrap_or_default(),
+                    n_rows: row.get::<_, i64>(5).unwrap_or_default().cast_unsigned(),
+                    payload: row.get(6).unwrap_or_default(),
                 }))
             })?;
             rows.collect::<Result<Vec<_>, _>>()
@@ -205,7 +280,7 @@ impl Store {
 }
 
 const SELECT: &str =
-    "SELECT id, uri, source, state, content_hash, fingerprint, rows, n_dead FROM documents";
+    "SELECT id, uri, source, state, content_hash, is_undone, stored, n_dead FROM documents";
 
 /// What one transaction changes.
 pub(super) struct Changes<'a>(&'a Transaction<'a>);
@@ -213,11 +288,16 @@ pub(super) struct Changes<'a>(&'a Transaction<'a>);
 impl Changes<'_> {
     /// The document is done: what was staged of it is a part of the table now.
     pub(super) fn put(&self, document: &LedgerDocument) -> rusqlite::Result<()> {
-        let rows = serde_json::to_string(&document.rows).unwrap_or_default();
+        self.update(document)?;
+        self.forget_staged(document.id)
+    }
+
+    /// What is known of the document changes; what is staged of it stays.
+    pub(super) fn update(&self, document: &LedgerDocument) -> rusqlite::Result<()> {
         self.0
             .prepare_cached(
                 "INSERT OR REPLACE INTO documents
-                 (id, uri, source, state, content_hash, fingerprint, rows, n_dead)
+                 (id, uri, source, state, content_hash, is_undone, stored, n_dead)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
             .execute(params![
@@ -226,11 +306,11 @@ impl Changes<'_> {
                 document.source,
                 document.state,
                 document.content_hash,
-                document.fingerprint,
-                rows,
+                document.is_undone,
+                stored_to_json(document),
                 document.n_dead.cast_signed(),
             ])?;
-        self.forget_staged(document.id)
+        Ok(())
     }
 
     pub(super) fn set_dead(&self, id: DocumentId, n_dead: u64) -> rusqlite::Result<()> {
@@ -243,7 +323,7 @@ impl Changes<'_> {
     /// The document must be done again, but is still known.
     pub(super) fn undo(&self, id: DocumentId) -> rusqlite::Result<()> {
         self.0
-            .prepare_cached("UPDATE documents SET fingerprint = '', state = NULL WHERE id = ?1")?
+            .prepare_cached("UPDATE documents SET is_undone = 1, state = NULL WHERE id = ?1")?
             .execute([&id.as_bytes()[..]])?;
         Ok(())
     }
@@ -255,9 +335,30 @@ impl Changes<'_> {
         self.forget_staged(id)
     }
 
+    /// Forgets every document, what is staged, and what the sinks held.
     pub(super) fn remove_all(&self) -> rusqlite::Result<()> {
+        self.0.execute_batch(
+            "DELETE FROM documents; DELETE FROM staged; DELETE FROM pages;
+             UPDATE sinks SET mark = NULL",
+        )
+    }
+
+    fn add_sink(&self, key: &str, identity: &str) -> rusqlite::Result<()> {
         self.0
-            .execute_batch("DELETE FROM documents; DELETE FROM staged; DELETE FROM pages")
+            .prepare_cached("INSERT OR IGNORE INTO sinks (key, identity) VALUES (?1, ?2)")?
+            .execute([key, identity])?;
+        Ok(())
+    }
+
+    fn forget_marks_but(&self, used: &BTreeMap<String, String>) -> rusqlite::Result<()> {
+        let mut query = self.0.prepare("SELECT key FROM sinks WHERE mark IS NOT NULL")?;
+        let marked = query.query_map([], |row| row.get::<_, String>(0))?;
+        let marked = marked.collect::<Result<Vec<_>, _>>()?;
+        for key in marked.iter().filter(|key| !used.contains_key(*key)) {
+            self.0
+                .execute("UPDATE sinks SET mark = NULL WHERE key = ?1", [key])?;
+        }
+        Ok(())
     }
 
     pub(super) fn forget_staged(&self, id: DocumentId) -> rusqlite::Result<()> {
@@ -271,8 +372,10 @@ impl Changes<'_> {
 
     pub(super) fn set_mark(&self, sink: &str, mark: Option<&str>) -> rusqlite::Result<()> {
         self.0
-            .prepare_cached("INSERT OR REPLACE INTO sinks (name, mark) VALUES (?1, ?2)")?
-            .execute(params![sink, mark])?;
+            .prepare_cached(
+                "INSERT OR REPLACE INTO sinks (key, identity, mark) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![short_key(sink), sink, mark])?;
         Ok(())
     }
 
@@ -280,8 +383,8 @@ impl Changes<'_> {
         let pages = serde_json::to_string(&part.pages).unwrap_or_default();
         self.0
             .prepare_cached(
-                "INSERT INTO staged (id, content_hash, fingerprint, sink, pages, payload)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO staged (id, content_hash, fingerprint, sink, pages, rows, payload)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?
             .execute(params![
                 &part.id.as_bytes()[..],
@@ -289,6 +392,7 @@ impl Changes<'_> {
                 part.fingerprint,
                 part.sink,
                 pages,
+                part.n_rows.cast_signed(),
                 part.payload
             ])?;
         Ok(())
@@ -328,21 +432,69 @@ fn is_damage(error: &rusqlite::Error) -> bool {
 }
 
 /// A row of `documents`; `None` if its id is none.
-fn document_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<LedgerDocument>> {
+fn document_of(
+    row: &rusqlite::Row<'_>,
+    identities: &BTreeMap<String, String>,
+) -> rusqlite::Result<Option<LedgerDocument>> {
     let Some(id) = id_of(&row.get::<_, Vec<u8>>(0)?) else {
         return Ok(None);
     };
-    let rows: String = row.get(6)?;
+    let content_hash: String = row.get(4)?;
+    let stored: String = row.get(6)?;
     Ok(Some(LedgerDocument {
         id,
         uri: row.get(1)?,
         source: row.get(2)?,
         state: row.get(3)?,
-        content_hash: row.get(4)?,
-        fingerprint: row.get(5)?,
-        rows: serde_json::from_str(&rows).unwrap_or_default(),
+        is_undone: row.get(5)?,
+        stored: stored_from_json(&stored, &content_hash, identities),
+        content_hash,
         n_dead: row.get::<_, i64>(7)?.cast_unsigned(),
     }))
+}
+
+/// What a sink is called in the rows of documents: identities are long.
+fn short_key(identity: &str) -> String {
+    blake3::hash(identity.as_bytes()).to_hex()[..12].to_owned()
+}
+
+/// What one sink holds of a document: fingerprint, number of rows, and the hash of
+/// the content where it is not the document's.
+type StoredJson = (String, u64, Option<String>);
+
+fn stored_to_json(document: &LedgerDocument) -> String {
+    let stored = document.stored.iter().map(|(identity, stored)| {
+        let is_other = stored.content_hash != document.content_hash;
+        let other = is_other.then(|| stored.content_hash.clone());
+        let value: StoredJson = (stored.fingerprint.clone(), stored.n_rows, other);
+        (short_key(identity), value)
+    });
+    let stored: BTreeMap<String, StoredJson> = stored.collect();
+    serde_json::to_string(&stored).unwrap_or_default()
+}
+
+fn stored_from_json(
+    text: &str,
+    content_hash: &str,
+    identities: &BTreeMap<String, String>,
+) -> BTreeMap<String, StoredIn> {
+    // A text that cannot be read means that nothing is known to be stored.
+    let stored: BTreeMap<String, StoredJson> = serde_json::from_str(text).unwrap_or_default();
+    let known = stored.into_iter().filter_map(|(key, (fingerprint, n_rows, other))| {
+        let stored = StoredIn {
+            content_hash: other.unwrap_or_else(|| content_hash.to_owned()),
+            fingerprint,
+            n_rows,
+        };
+        Some((identities.get(&key)?.clone(), stored))
+    });
+    known.collect()
+}
+
+fn read_identities(connection: &Connection) -> rusqlite::Result<BTreeMap<String, String>> {
+    let mut query = connection.prepare("SELECT key, identity FROM sinks")?;
+    let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    rows.collect()
 }
 
 fn id_of(bytes: &[u8]) -> Option<DocumentId> {
@@ -382,17 +534,34 @@ mod tests {
             source: "files".into(),
             state: Some("1:2".into()),
             content_hash: "abc".into(),
-            fingerprint: "f".into(),
-            rows: BTreeMap::from([("table".to_owned(), 3)]),
+            is_undone: false,
+            stored: BTreeMap::from([
+                ("table".to_owned(), stored("abc", 3)),
+                ("other".to_owned(), stored("before", 0)),
+            ]),
             n_dead: 1,
         }
+    }
+
+    fn stored(content_hash: &str, n_rows: u64) -> StoredIn {
+        StoredIn {
+            content_hash: content_hash.into(),
+            fingerprint: "f".into(),
+            n_rows,
+        }
+    }
+
+    fn open(path: &Path) -> Store {
+        let store = Store::open(path).expect("opens");
+        store.use_sinks(["table", "other"]).expect("made known");
+        store
     }
 
     #[test]
     fn what_is_put_in_is_read_back_after_opening_again() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("deep/er/pages.db");
-        let store = Store::open(&path).expect("opens");
+        let store = open(&path);
         store.change(|to| to.put(&document("a.pdf"))).expect("put");
         drop(store);
         let store = Store::open(&path).expect("opens again");
@@ -404,7 +573,7 @@ mod tests {
     #[test]
     fn a_document_that_is_done_takes_what_was_staged_of_it_away() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let store = Store::open(&folder.path().join("a.db")).expect("opens");
+        let store = open(&folder.path().join("a.db"));
         let id = DocumentId::of("a.pdf");
         let part = StagedPart {
             id,
@@ -412,6 +581,7 @@ mod tests {
             fingerprint: "f".into(),
             sink: "table".into(),
             pages: BTreeSet::from([("render".to_owned(), 1)]),
+            n_rows: 1,
             payload: vec![1, 2],
         };
         store
@@ -422,6 +592,19 @@ mod tests {
         store.change(|to| to.put(&document("a.pdf"))).expect("put");
         assert!(store.staged().expect("read").is_empty());
         assert!(store.pages(id).expect("read").is_empty());
+    }
+
+    #[test]
+    fn a_sink_that_left_the_pipeline_loses_its_mark() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let store = open(&folder.path().join("a.db"));
+        let mark = |store: &Store, sink: &str| store.mark(sink).expect("read");
+        let set = store.change(|to| to.set_mark("table", Some("1")));
+        set.and_then(|()| store.change(|to| to.set_mark("other", Some("2"))))
+            .expect("set");
+        store.use_sinks(["other"]).expect("changed");
+        assert_eq!(mark(&store, "table"), None);
+        assert_eq!(mark(&store, "other"), Some("2".to_owned()));
     }
 
     #[test]

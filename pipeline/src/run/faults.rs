@@ -88,7 +88,7 @@ impl Case {
         for (uri, document) in place.documents() {
             for (sink, table) in ["k", "l"].iter().zip(self.tables) {
                 let rows = place.tables.rows_of(table, document.id);
-                let n_rows = document.rows.get(*sink).copied().unwrap_or(0);
+                let n_rows = document.rows().get(*sink).copied().unwrap_or(0);
                 // Of what was resumed the ledger knows that it is there.
                 assert_eq!(n_rows > 0, !rows.is_empty(), "{at}: {uri} in {table}");
                 let number: u32 = uri[1..].parse().expect("its number");

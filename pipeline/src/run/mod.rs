@@ -27,12 +27,12 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use crate::dead_letters::DeadLetters;
+use crate::dead_letters::{DeadLetters, read_dead_letters};
 use crate::document::{Token, Tracker};
 use crate::edge::{Mailbox, Stop};
 use crate::error::{ItemError, StageError};
 use crate::gather::Gather;
-use crate::graph::{Pipeline, Work};
+use crate::graph::{Node, Pipeline, Work};
 use crate::item::Item;
 use crate::key::DocumentId;
 use crate::ledger::{Ledger, Progress};
@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) secrets: Secrets,
     /// The documents of `options.retries`: no other is sent.
     pub(crate) only: Option<HashSet<DocumentId>>,
+    /// The sinks that each node leads to.
+    pub(crate) reach: HashMap<Arc<str>, Arc<BTreeSet<usize>>>,
     /// The nodes that gather, by their place in the graph.
     gathers: HashMap<usize, Arc<Gather>>,
     /// The sinks that are told when a document has ended.
@@ -204,6 +206,7 @@ impl Pipeline {
             dead_letters,
             progress,
             gathers: self.gathers(),
+            reach: self.reach(),
             options: self.options.clone(),
             secrets: secrets.clone(),
             only: self.options.documents(),
@@ -281,7 +284,9 @@ impl Pipeline {
             .open_ledger()
             .map_err(|error| refused("ledger", error))?;
         let mut inventories = Vec::new();
-        let fingerprint = self.fingerprint.clone();
+        let writer = self.writer();
+        let n_dead = self.dead_by_document().map_err(|error| refused("dead_letters", error))?;
+        let mut fingerprints = self.sinks.into_iter().map(|sink| sink.fingerprint);
         for node in self.nodes {
             let name = node.name;
             let Work::Sink(mut sink) = node.work else {
@@ -291,7 +296,8 @@ impl Pipeline {
                 fields: node.input,
                 pipeline: self.name.clone(),
                 node: name.to_string(),
-                fingerprint: fingerprint.clone(),
+                fingerprint: fingerprints.next().unwrap_or_default(),
+                writer: writer.clone(),
                 stager: None,
                 meter: SinkMeter::default(),
             };
@@ -310,7 +316,7 @@ impl Pipeline {
             inventories.push((inventory, sink.mark()));
         }
         progress
-            .rebuild(&inventories)
+            .rebuild(&inventories, &n_dead)
             .map_err(|error| refused("ledger", error))
     }
 
@@ -319,14 +325,42 @@ impl Pipeline {
             Some(folder) => Some(Ledger::open_for_run(folder, &self.name)?),
             None => None,
         };
-        let sinks = self.nodes.iter().filter(|node| node.role() == Role::Sink);
-        let sinks = sinks.map(|node| Arc::clone(&node.name)).collect();
-        let fingerprint = self.fingerprint.clone();
-        let progress = Progress::new(ledger, fingerprint, sinks, self.can_stage);
+        let sources = self.nodes.iter().filter(|node| node.role() == Role::Source);
+        let sources = sources.map(|node| Arc::clone(&node.name)).collect();
+        let progress = Progress::new(ledger, self.sinks.clone(), sources, self.can_stage)?;
         if let Some(documents) = self.options.documents() {
             progress.undo(&documents.into_iter().collect::<Vec<_>>())?;
         }
         Ok(Arc::new(progress))
+    }
+
+    /// Identifies the pipeline and its ledger on this machine.
+    fn writer(&self) -> String {
+        let folder = self.ledger.as_ref().map(|folder| {
+            let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
+            folder.display().to_string()
+        });
+        let text = format!("{}\0{}", self.name, folder.unwrap_or_default());
+        blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
+    }
+
+    /// The number of dead letters that there are of each document.
+    fn dead_by_document(&self) -> Result<HashMap<DocumentId, u64>, StageError> {
+        let mut n_dead: HashMap<DocumentId, u64> = HashMap::new();
+        let letters = match &self.dead_letters {
+            Some(root) => read_dead_letters(root).map_err(|error| {
+                let problem = format!("cannot read the dead letters in `{}`", root.display());
+                StageError::caused(problem, "make the folder readable", error)
+            })?,
+            None => Vec::new(),
+        };
+        let own = letters.iter().filter(|letter| letter.pipeline == self.name);
+        for letter in own {
+            if let Some(id) = DocumentId::from_hex(&letter.document_id) {
+                *n_dead.entry(id).or_default() += 1;
+            }
+        }
+        Ok(n_dead)
     }
 
     /// The nodes from which items come to the one that stands at `place`.
@@ -342,6 +376,27 @@ impl Pipeline {
         let names = places.into_iter();
         names
             .map(|place| Arc::clone(&self.nodes[place].name))
+            .collect()
+    }
+
+    /// The sinks that each node leads to, by their places among the sinks.
+    fn reach(&self) -> HashMap<Arc<str>, Arc<BTreeSet<usize>>> {
+        let mut reach: Vec<BTreeSet<usize>> = self.nodes.iter().map(|_| BTreeSet::new()).collect();
+        let is_sink = |(_, node): &(usize, &Node)| node.role() == Role::Sink;
+        let sinks = self.nodes.iter().enumerate().filter(is_sink);
+        for (number, (place, _)) in sinks.enumerate() {
+            reach[place].insert(number);
+        }
+        // Every node stands after its inputs.
+        for (place, node) in self.nodes.iter().enumerate().rev() {
+            let sinks = reach[place].clone();
+            for input in &node.inputs {
+                reach[*input].extend(&sinks);
+            }
+        }
+        let nodes = self.nodes.iter().zip(reach);
+        nodes
+            .map(|(node, reach)| (Arc::clone(&node.name), Arc::new(reach)))
             .collect()
     }
 

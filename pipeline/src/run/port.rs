@@ -17,6 +17,8 @@ use crate::stage::OutletPort;
 
 pub(super) struct Port {
     pub(super) node: Arc<str>,
+    /// What the pages that the node makes are noted under.
+    pub(super) page_key: Arc<str>,
     pub(super) edges: Arc<Vec<EdgeSender>>,
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Arc<NodeMetrics>,
@@ -102,10 +104,10 @@ impl Port {
         // Only a run that can resume inside documents counts pages.
         let counts_pages = self.shared.progress.can_stage();
         if let (Some(page), false, true) = (key.page, token.is_of_page(), counts_pages) {
-            if token.document().has_page(&self.node, page) {
+            if token.document().has_page(&self.page_key, page) {
                 return false;
             }
-            token.join_page(&self.node, page);
+            token.join_page(&self.page_key, page);
             self.last_page = Some(token.clone());
         }
         item.token = Some(token);
@@ -136,7 +138,9 @@ impl OutletPort for Port {
             }
         };
         let Some(last) = takers.last(self.edges.len()) else {
-            NodeMetrics::count(&self.metrics.dropped, 1);
+            if !takers.is_spared() {
+                NodeMetrics::count(&self.metrics.dropped, 1);
+            }
             return Ok(());
         };
         for (number, edge) in self.edges[..last].iter().enumerate() {
@@ -158,7 +162,7 @@ impl OutletPort for Port {
 
     fn stored_pages(&self, document: &Item) -> BTreeSet<u32> {
         let token = document.token.as_ref().filter(|token| !token.is_of_page());
-        let stored = token.map(|token| token.document().stored_pages(&self.node));
+        let stored = token.map(|token| token.document().stored_pages(&self.page_key));
         let stored = stored.unwrap_or_default();
         let n_resumed = &self.shared.progress.n_pages_resumed;
         n_resumed.fetch_add(stored.len() as u64, Ordering::Relaxed);

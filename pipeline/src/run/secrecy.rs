@@ -63,7 +63,7 @@ enum Step {
 }
 
 /// Asks a service that answers with what it was asked with.
-#[derive(Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ServiceConfig {
     api_key: String,

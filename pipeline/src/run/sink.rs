@@ -251,7 +251,14 @@ impl SinkRunner {
     fn next_let_go(&mut self) -> Result<Option<Delivery>, StageError> {
         while let Some(let_go) = self.let_go.pop_front() {
             match let_go {
-                LetGo::Item(item) => return Ok(Some(self.deliver(item))),
+                LetGo::Item(item) => {
+                    let delivery = self.deliver(item);
+                    if delivery.ack.is_staged_before() {
+                        delivery.ack.drop_duplicate();
+                        continue;
+                    }
+                    return Ok(Some(delivery));
+                }
                 // A sink stores the items of a group one by one.
                 LetGo::Group(items) => {
                     let items = items.into_iter().rev().map(LetGo::Item);

@@ -1,6 +1,6 @@
 //! Starts the nodes of a run, and waits for them to end.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -23,7 +23,8 @@ use crate::trace::Lane;
 /// The parts of a run that are being started.
 pub(super) struct Start {
     pipeline: String,
-    fingerprint: String,
+    writer: String,
+    fingerprints: Vec<String>,
     nodes: Vec<Node>,
     shared: Arc<Shared>,
     metrics: Vec<Arc<NodeMetrics>>,
@@ -39,6 +40,7 @@ impl Start {
         metrics: Vec<Arc<NodeMetrics>>,
         watched: &mut [WatchedNode],
     ) -> Self {
+        let writer = pipeline.writer();
         let nodes = pipeline.nodes;
         let (mut inboxes, mut mailboxes) = (Vec::new(), Vec::<Option<Mailbox>>::new());
         for (place, node) in nodes.iter().enumerate() {
@@ -60,6 +62,7 @@ impl Start {
                     port,
                     route: route.clone(),
                     carries: Arc::clone(&node.carries),
+                    sinks: Arc::clone(&shared.reach[&node.name]),
                     stop: Arc::clone(&shared.stop),
                 });
             }
@@ -73,7 +76,8 @@ impl Start {
         watch_documents(&shared, sinks);
         Self {
             pipeline: pipeline.name,
-            fingerprint: pipeline.fingerprint,
+            writer,
+            fingerprints: pipeline.sinks.into_iter().map(|sink| sink.fingerprint).collect(),
             nodes,
             shared,
             metrics,
@@ -86,7 +90,8 @@ impl Start {
     fn split(self) -> Split {
         let Self {
             pipeline,
-            fingerprint,
+            writer,
+            fingerprints,
             nodes,
             shared,
             metrics,
@@ -116,6 +121,7 @@ impl Start {
                         let lane = format!("{name}-{index}");
                         let worker = worker::Worker {
                             node: Arc::clone(&name),
+                            page_key: Arc::clone(&node.key),
                             stage,
                             rebuild: Arc::clone(&rebuild),
                             policy: node.batch,
@@ -139,7 +145,8 @@ impl Start {
                             fields: node.input,
                             pipeline: pipeline.clone(),
                             node: name.to_string(),
-                            fingerprint: fingerprint.clone(),
+                            fingerprint: fingerprints[number].clone(),
+                            writer: writer.clone(),
                             stager: shared.progress.stager(number),
                             meter: SinkMeter {
                                 metrics: Arc::clone(&metrics),
@@ -170,13 +177,15 @@ impl Start {
 
     pub(super) async fn run(self) {
         let shared = Arc::clone(&self.shared);
+        let keys: BTreeSet<Arc<str>> =
+            self.nodes.iter().map(|node| Arc::clone(&node.key)).collect();
         let Split {
             sources,
             mut runners,
             threads,
         } = self.split();
         // The stages start meanwhile: models are loaded while tables are opened.
-        let opened = open_sinks(&mut runners, &shared).await;
+        let opened = open_sinks(&mut runners, &keys, &shared).await;
         let has_opened = opened.is_ok();
         if let Err((node, error)) = opened {
             shared.fail(&node, error);
@@ -247,6 +256,7 @@ async fn join_threads(threads: Vec<JoinHandle<()>>) {
 /// Opens all sinks, and brings the ledger into line with what they hold.
 async fn open_sinks(
     runners: &mut [sink::SinkRunner],
+    keys: &BTreeSet<Arc<str>>,
     shared: &Shared,
 ) -> Result<(), (Arc<str>, StageError)> {
     let progress = &shared.progress;
@@ -263,11 +273,11 @@ async fn open_sinks(
     let ledger: Arc<str> = "ledger".into();
     let of_ledger = |error| (Arc::clone(&ledger), error);
     progress.reconcile(&inventories).map_err(of_ledger)?;
-    let staged = progress.staged().map_err(of_ledger)?;
+    if !progress.is_heir() {
+        return Ok(());
+    }
+    let staged = progress.staged(keys).map_err(of_ledger)?;
     for (runner, rows) in runners.iter_mut().zip(staged) {
-        if rows.is_empty() {
-            continue;
-        }
         let documents: Vec<DocumentId> = rows.iter().map(|rows| rows.document).collect();
         let node = Arc::clone(&runner.node);
         let is_whole = without_panic(runner.sink.adopt(rows)).await;
@@ -330,7 +340,9 @@ fn watch_documents(shared: &Arc<Shared>, sinks: Vec<Mailbox>) {
                 }
                 let sinks = shared.sinks.read();
                 let sinks = sinks.unwrap_or_else(PoisonError::into_inner);
-                let told = sinks.iter().map(|sink| {
+                let wanted = sinks.iter().enumerate();
+                let wanted = wanted.filter(|(place, _)| document.is_wanted_by(*place));
+                let told = wanted.map(|(_, sink)| {
                     let ended = Ended {
                         document: Arc::clone(document),
                         ack: document.end_ack(),

@@ -81,7 +81,7 @@ impl Source for Count {
 }
 
 /// Splits each item into `parts`, or fails at documents whose URI says so.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SplitConfig {
     parts: u32,

@@ -23,6 +23,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 
 pub(super) struct Worker {
     pub(super) node: Arc<str>,
+    pub(super) page_key: Arc<str>,
     pub(super) stage: Box<dyn Stage>,
     pub(super) rebuild: Arc<Rebuild>,
     pub(super) policy: BatchPolicy,
@@ -39,6 +40,7 @@ impl Worker {
     pub(super) fn run(self) {
         let port = Port {
             node: Arc::clone(&self.node),
+            page_key: self.page_key,
             edges: self.edges,
             shared: Arc::clone(&self.shared),
             metrics: Arc::clone(&self.metrics),

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Cuts documents into so many pages, or pages into so many parts.
-#[derive(Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CutConfig {
     tag: String,

@@ -146,7 +146,7 @@ impl Source for Texts {
 }
 
 /// Does what its name says.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WorkConfig {
     does: String,

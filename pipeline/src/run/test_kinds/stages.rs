@@ -149,7 +149,7 @@ impl Source for Papers {
 }
 
 /// Makes pages of documents, each of so many parts.
-#[derive(Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PagesConfig {
     #[serde(default = "one")]
@@ -227,7 +227,7 @@ impl Stage for Pages {
 }
 
 /// Leaves its mark on each item, unless the test's hook says otherwise.
-#[derive(Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MarkConfig {
     tag: String,
@@ -285,7 +285,7 @@ impl Stage for Mark {
 }
 
 /// Binds all pages of a document into one item.
-#[derive(Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct BookConfig {}
 

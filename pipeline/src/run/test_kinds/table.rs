@@ -232,6 +232,7 @@ impl TableSink {
                 let stored = StoredDocument {
                     id: origin.id,
                     uri: origin.uri.to_string(),
+                    source: origin.source.to_string(),
                     content_hash: origin.content_hash.to_string(),
                     fingerprint: self.fingerprint.clone(),
                     n_rows: rows.len() as u64,
