@@ -301,7 +301,7 @@ pub use metrics::{Role, SinkMeter};
 pub use registry::{Kind, Registry};
 pub use report::{NodeReport, Report, Snapshot, StopReason};
 pub use retry::{OnError, Retry};
-pub use run::{RunControl, RunError, RunOptions};
+pub use run::{Renewed, RunControl, RunError, RunOptions};
 pub use secrets::Secrets;
 pub use source_outlet::{FeedAgain, KnownDocument, Provenance, SourceOutlet};
 pub use stage::{

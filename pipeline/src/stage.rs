@@ -243,7 +243,19 @@ pub trait Sink: Send {
         None
     }
 
-    /// Takes over rows that an earlier run staged, once after `open`; says of
+    /// Drops rows that cannot be read any more, because files of theirs are gone.
+    /// Returns how many rows that were. Called between `open` and `inventory` by
+    /// [`Pipeline::repair_ledger`](crate::Pipeline::repair_ledger) only.
+    ///
+    /// # Errors
+    /// As [`Sink::open`].
+    fn repair(&mut self) -> BoxFuture<'_, Result<u64, StageError>> {
+        Box::pin(async { Ok(0) })
+    }
+
+    /// Takes over rows that an earlier run staged, once after `open`, where this
+    /// is the run that may, even if there are none: what else earlier runs of the
+    /// same writer left behind can be removed then. Says of
     /// each whether it is still whole. Those of a document that then comes with
     /// [`Document::is_resumed`] are stored with it, the others dropped.
     ///

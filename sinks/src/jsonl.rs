@@ -22,8 +22,8 @@ use serde::de::Error as _;
 use serde_json::{Map, json};
 
 use crate::lancedb::Durability;
-use crate::parts::{Format, PartConfig, PartError, PartSink, Rows, Settings, Tally};
-use crate::row;
+use crate::parts::{Format, PartConfig, PartError, PartSink, RowHead, Rows, Settings, Tally};
+use crate::row::{self, MadeBy};
 
 /// Settings of `kind = "jsonl"`.
 #[derive(Debug, Clone, Deserialize)]
@@ -85,7 +85,7 @@ pub(crate) struct Jsonl {
     bytes: BytesAs,
     /// Set by `open`.
     fields: Vec<(String, FieldType)>,
-    fingerprint: String,
+    made_by: MadeBy,
 }
 
 impl Jsonl {
@@ -93,7 +93,7 @@ impl Jsonl {
         Self {
             bytes,
             fields: Vec::new(),
-            fingerprint: String::new(),
+            made_by: MadeBy::default(),
         }
     }
 }
@@ -109,6 +109,8 @@ struct Head<'a> {
     content_hash: Cow<'a, str>,
     #[serde(borrow)]
     fingerprint: Cow<'a, str>,
+    #[serde(borrow)]
+    source: Cow<'a, str>,
 }
 
 impl Format for Jsonl {
@@ -116,19 +118,20 @@ impl Format for Jsonl {
 
     fn open(&mut self, input: &SinkInput, _: Option<&Path>) -> Result<(), StageError> {
         self.fields = row::stored_fields(&input.fields)?;
-        self.fingerprint.clone_from(&input.fingerprint);
+        self.made_by = MadeBy::of(input);
         Ok(())
     }
 
     fn documents(&self, part: &Path) -> Result<Vec<StoredDocument>, PartError> {
         let mut tally = Tally::default();
         for_each_line(part, |_, head| {
-            Ok(tally.count(
-                &head.document_id,
-                &head.document,
-                &head.content_hash,
-                &head.fingerprint,
-            ))
+            Ok(tally.count(&RowHead {
+                document_id: &head.document_id,
+                document: &head.document,
+                content_hash: &head.content_hash,
+                fingerprint: &head.fingerprint,
+                source: &head.source,
+            }))
         })?;
         Ok(tally.into_documents())
     }
@@ -144,7 +147,7 @@ impl Format for Jsonl {
             match rows {
                 Rows::Items(items) => {
                     for item in *items {
-                        let row = to_json(item, &self.fields, &self.fingerprint, self.bytes);
+                        let row = to_json(item, &self.fields, &self.made_by, self.bytes);
                         serde_json::to_writer(&mut file, &row).map_err(io::Error::from)?;
                         file.write_all(b"\n")?;
                     }
@@ -204,7 +207,7 @@ fn for_each_line(
 fn to_json(
     item: &Item,
     fields: &[(String, FieldType)],
-    fingerprint: &str,
+    made_by: &MadeBy,
     bytes: BytesAs,
 ) -> serde_json::Value {
     let (origin, key) = (item.origin(), item.key());
@@ -214,7 +217,9 @@ fn to_json(
     set(row::DOCUMENT, json!(origin.uri));
     set(row::CONTENT_HASH, json!(origin.content_hash.to_string()));
     set(row::MEDIA_TYPE, json!(origin.media_type));
-    set(row::FINGERPRINT, json!(fingerprint));
+    set(row::FINGERPRINT, json!(made_by.fingerprint));
+    set(row::PIPELINE, json!(made_by.pipeline));
+    set(row::SOURCE, json!(origin.source));
     set(row::PAGE, json!(key.page));
     set(row::PART, json!(key.part));
     for (name, ty) in fields {

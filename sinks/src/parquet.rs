@@ -29,12 +29,12 @@ use parquet::file::metadata::{KeyValue, RowGroupMetaData};
 use parquet::file::properties::WriterProperties;
 use serde::Deserialize;
 
-use crate::columns::{self, Columns};
+use crate::columns::{self, Columns, Totals};
 use crate::lancedb::Durability;
 use crate::parts::{
     Format, PartConfig, PartError, PartSink, Rows, Settings, Tally, list_from_json, list_to_json,
 };
-use crate::row::{self, CONTENT_HASH, DOCUMENT, DOCUMENT_ID, FINGERPRINT};
+use crate::row::{self, CONTENT_HASH, DOCUMENT, DOCUMENT_ID, FINGERPRINT, MadeBy, SOURCE};
 
 /// Where a footer lists its documents.
 const DOCUMENTS: &str = "pagemill.documents";
@@ -111,7 +111,7 @@ pub(crate) struct Parquet {
 
 struct Opened {
     columns: Columns,
-    fingerprint: String,
+    made_by: MadeBy,
     /// The columns of the part that was written last: the next one has them too.
     schema: Schema,
 }
@@ -203,7 +203,7 @@ impl Format for Parquet {
         };
         self.opened = Some(Opened {
             columns,
-            fingerprint: input.fingerprint.clone(),
+            made_by: MadeBy::of(input),
             schema,
         });
         Ok(())
@@ -223,23 +223,25 @@ impl Format for Parquet {
                 return Ok(list);
             }
         }
-        let names = [DOCUMENT_ID, DOCUMENT, CONTENT_HASH, FINGERPRINT];
+        let names = [DOCUMENT_ID, DOCUMENT, CONTENT_HASH, FINGERPRINT, SOURCE];
         let mask = ProjectionMask::columns(builder.parquet_schema(), names);
         let mut tally = Tally::default();
         for batch in builder.with_projection(mask).build()? {
             let batch = batch.map_err(ParquetError::from)?;
-            let [ids, documents, hashes, fingerprints] = names.map(|name| texts(&batch, name));
-            let (ids, documents, hashes, fingerprints) = (ids?, documents?, hashes?, fingerprints?);
+            let [ids, documents, hashes, fingerprints, sources] =
+                names.map(|name| texts(&batch, name));
+            let (ids, documents, hashes) = (ids?, documents?, hashes?);
+            let (fingerprints, sources) = (fingerprints?, sources?);
             for row in 0..batch.num_rows() {
-                let id = ids.value(row);
-                let counted = tally.count(
-                    id,
-                    documents.value(row),
-                    hashes.value(row),
-                    fingerprints.value(row),
-                );
+                let counted = tally.count(&RowHead {
+                    document_id: ids.value(row),
+                    document: documents.value(row),
+                    content_hash: hashes.value(row),
+                    fingerprint: fingerprints.value(row),
+                    source: sources.value(row),
+                });
                 if !counted {
-                    return Err(no_id(id));
+                    return Err(no_id(ids.value(row)));
                 }
             }
         }
@@ -258,9 +260,11 @@ impl Format for Parquet {
             match rows {
                 Rows::Items(items) => {
                     let misfit = |problem: &str| misfit(&self.folder, problem);
+                    let totals = Totals::default();
                     for chunk in chunks(items) {
-                        let fingerprint = &self.opened().fingerprint;
-                        writer.write(&columns::batch(&misfit, &schema, fingerprint, chunk)?)?;
+                        let made_by = &self.opened().made_by;
+                        let batch = columns::batch(&misfit, &schema, made_by, &totals, chunk)?;
+                        writer.write(&batch)?;
                     }
                 }
                 Rows::Part { path, without } => {

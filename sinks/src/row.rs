@@ -1,6 +1,6 @@
 //! What a row of any sink says of its item, before the item's fields.
 
-use pagemill_pipeline::{FieldSet, FieldType, StageError};
+use pagemill_pipeline::{FieldSet, FieldType, SinkInput, StageError};
 
 /// 32 hexadecimal digits: the document that a row belongs to.
 pub(crate) const DOCUMENT_ID: &str = "document_id";
@@ -12,20 +12,46 @@ pub(crate) const CONTENT_HASH: &str = "content_hash";
 pub(crate) const MEDIA_TYPE: &str = "media_type";
 /// Hash of the configuration that made the row.
 pub(crate) const FINGERPRINT: &str = "fingerprint";
+/// The pipeline that stored the row: only a run of it replaces or removes the row.
+pub(crate) const PIPELINE: &str = "pipeline";
+/// The source that brought the document.
+pub(crate) const SOURCE: &str = "source";
+/// How many rows the document has, in at least one row of it: fewer than that are
+/// noticed. Rows that were written before the document had ended lack it.
+pub(crate) const DOCUMENT_ROWS: &str = "document_rows";
 /// Page number, from 1.
 pub(crate) const PAGE: &str = "page";
 /// Part of the page, from 1.
 pub(crate) const PART: &str = "part";
 
-const FIXED: [&str; 7] = [
+const FIXED: [&str; 10] = [
     DOCUMENT_ID,
     DOCUMENT,
     CONTENT_HASH,
     MEDIA_TYPE,
     FINGERPRINT,
+    PIPELINE,
+    SOURCE,
     PAGE,
     PART,
+    DOCUMENT_ROWS,
 ];
+
+/// What all rows of a sink have in common.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MadeBy {
+    pub(crate) pipeline: String,
+    pub(crate) fingerprint: String,
+}
+
+impl MadeBy {
+    pub(crate) fn of(input: &SinkInput) -> Self {
+        Self {
+            pipeline: input.pipeline.clone(),
+            fingerprint: input.fingerprint.clone(),
+        }
+    }
+}
 
 /// Where a fixed column stands; others come after them.
 pub(crate) fn fixed_place(column: &str) -> usize {

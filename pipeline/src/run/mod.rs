@@ -176,6 +176,15 @@ impl RunError {
     }
 }
 
+/// What [`Pipeline::repair_ledger`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewed {
+    /// Documents that the ledger now knows.
+    pub n_documents: usize,
+    /// Rows that were dropped because their files are gone.
+    pub n_rows_dropped: u64,
+}
+
 impl Pipeline {
     /// Runs the pipeline to its end: until the sources have no more, or
     /// [`RunControl::drain`] or [`RunControl::cancel`] is called.
@@ -269,13 +278,26 @@ impl Pipeline {
         }
     }
 
-    /// Makes the ledger anew from what the sinks hold; returns how many
+    /// Makes the ledger again from what the sinks hold; returns how many
     /// documents it then knows.
     ///
     /// # Errors
     /// A table that cannot be read, a ledger that cannot be written, or a sink
     /// that cannot say what it holds.
     pub async fn rebuild_ledger(self) -> Result<usize, RunError> {
+        self.renew_ledger(false).await.map(|renewed| renewed.n_documents)
+    }
+
+    /// Drops rows whose files are gone from every sink, then makes the ledger again
+    /// from what the sinks hold: the next run makes the documents of those rows again.
+    ///
+    /// # Errors
+    /// As [`Pipeline::rebuild_ledger`].
+    pub async fn repair_ledger(self) -> Result<Renewed, RunError> {
+        self.renew_ledger(true).await
+    }
+
+    async fn renew_ledger(self, repairs: bool) -> Result<Renewed, RunError> {
         let name = self.name.clone();
         let secrets = self.secrets.clone();
         let refused =
@@ -283,9 +305,11 @@ impl Pipeline {
         let progress = self
             .open_ledger()
             .map_err(|error| refused("ledger", error))?;
-        let mut inventories = Vec::new();
         let writer = self.writer();
-        let n_dead = self.dead_by_document().map_err(|error| refused("dead_letters", error))?;
+        let n_dead = self
+            .dead_by_document()
+            .map_err(|error| refused("dead_letters", error))?;
+        let (mut inventories, mut n_rows_dropped) = (Vec::new(), 0);
         let mut fingerprints = self.sinks.into_iter().map(|sink| sink.fingerprint);
         for node in self.nodes {
             let name = node.name;
@@ -301,23 +325,26 @@ impl Pipeline {
                 stager: None,
                 meter: SinkMeter::default(),
             };
-            sink.open(&input)
-                .await
-                .map_err(|error| refused(&name, error))?;
-            let inventory = sink
-                .inventory(None)
-                .await
-                .map_err(|error| refused(&name, error))?;
+            let refused = |error| refused(&name, error);
+            sink.open(&input).await.map_err(refused)?;
+            if repairs {
+                n_rows_dropped += sink.repair().await.map_err(refused)?;
+            }
+            let inventory = sink.inventory(None).await.map_err(refused)?;
             if !matches!(inventory, Inventory::Documents(_)) {
                 let problem = "the sink cannot say what it holds";
                 let hint = "the ledger of such a pipeline cannot be rebuilt; it was left as it is";
-                return Err(refused(&name, StageError::fatal(problem, hint)));
+                return Err(refused(StageError::fatal(problem, hint)));
             }
             inventories.push((inventory, sink.mark()));
         }
-        progress
+        let n_documents = progress
             .rebuild(&inventories, &n_dead)
-            .map_err(|error| refused("ledger", error))
+            .map_err(|error| refused("ledger", error))?;
+        Ok(Renewed {
+            n_documents,
+            n_rows_dropped,
+        })
     }
 
     fn open_ledger(&self) -> Result<Arc<Progress>, StageError> {

@@ -8,20 +8,23 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 use pagemill_pipeline::{FieldSet, FieldType, Item, StageError, Value, VectorData, Vectors};
 
-pub(crate) use self::rows::batch;
+pub(crate) use self::rows::{Totals, batch};
 
 use crate::row::{
-    CONTENT_HASH, DOCUMENT, DOCUMENT_ID, FINGERPRINT, MEDIA_TYPE, PAGE, PART, stored_fields,
+    CONTENT_HASH, DOCUMENT, DOCUMENT_ID, FINGERPRINT, MEDIA_TYPE, PAGE, PART, PIPELINE, SOURCE,
+    stored_fields,
 };
 
 /// The columns that every row has, before those of its fields.
-fn fixed() -> [Field; 7] {
+fn fixed() -> [Field; 9] {
     [
         Field::new(DOCUMENT_ID, DataType::Utf8, false),
         Field::new(DOCUMENT, DataType::Utf8, false),
         Field::new(CONTENT_HASH, DataType::Utf8, false),
         Field::new(MEDIA_TYPE, DataType::Utf8, false),
         Field::new(FINGERPRINT, DataType::Utf8, false),
+        Field::new(PIPELINE, DataType::Utf8, false),
+        Field::new(SOURCE, DataType::Utf8, false),
         Field::new(PAGE, DataType::UInt32, true),
         Field::new(PART, DataType::UInt32, true),
     ]

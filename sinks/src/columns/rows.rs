@@ -1,5 +1,6 @@
 //! From items to an Arrow batch.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -10,10 +11,13 @@ use arrow::array::{
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
 use half::f16;
-use pagemill_pipeline::{Item, StageError, Value, VectorData, Vectors, Word};
+use pagemill_pipeline::{DocumentId, Item, StageError, Value, VectorData, Vectors, Word};
 
 use super::{describe, word_fields};
-use crate::row;
+use crate::row::{self, MadeBy};
+
+/// The number of rows of each document that has ended.
+pub(crate) type Totals = HashMap<DocumentId, u32>;
 
 /// Turns items into rows of a table with this schema. A column that an item has
 /// no value for is null.
@@ -23,13 +27,14 @@ use crate::row;
 pub(crate) fn batch(
     misfit: &dyn Fn(&str) -> StageError,
     schema: &SchemaRef,
-    fingerprint: &str,
+    made_by: &MadeBy,
+    totals: &Totals,
     items: &[Item],
 ) -> Result<RecordBatch, StageError> {
     let columns = schema
         .fields()
         .iter()
-        .map(|field| column(misfit, field, fingerprint, items))
+        .map(|field| column(misfit, field, made_by, totals, items))
         .collect::<Result<Vec<ArrayRef>, StageError>>()?;
     RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| {
         StageError::caused("cannot build rows", "this is a bug in pagemill", error)
@@ -39,7 +44,8 @@ pub(crate) fn batch(
 fn column(
     misfit: &dyn Fn(&str) -> StageError,
     field: &Field,
-    fingerprint: &str,
+    made_by: &MadeBy,
+    totals: &Totals,
     items: &[Item],
 ) -> Result<ArrayRef, StageError> {
     let text = |of: &dyn Fn(&Item) -> String| -> ArrayRef {
@@ -53,7 +59,10 @@ fn column(
         row::DOCUMENT => text(&|item| item.origin().uri.to_string()),
         row::CONTENT_HASH => text(&|item| item.origin().content_hash.to_string()),
         row::MEDIA_TYPE => text(&|item| item.origin().media_type.to_string()),
-        row::FINGERPRINT => text(&|_| fingerprint.to_owned()),
+        row::FINGERPRINT => text(&|_| made_by.fingerprint.clone()),
+        row::PIPELINE => text(&|_| made_by.pipeline.clone()),
+        row::SOURCE => text(&|item| item.origin().source.to_string()),
+        row::DOCUMENT_ROWS => number(&|item| totals.get(&item.origin().id).copied()),
         row::PAGE => number(&|item| item.key().page),
         row::PART => number(&|item| item.key().part),
         _ => Values {

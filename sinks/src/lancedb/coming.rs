@@ -1,11 +1,13 @@
 //! Documents on their way into a table: those still coming, and those complete.
 
+use std::collections::HashMap;
 use std::time::Instant;
 
 use lance::table::format::Fragment;
 use pagemill_pipeline::{Ack, Delivery, DocumentId, Item, StageError, Stager};
 
 use super::{Opened, failpoint};
+use crate::columns::Totals;
 
 /// What has come of one document.
 pub(super) struct Rows {
@@ -47,16 +49,12 @@ impl Rows {
         opened: &mut Opened,
         stager: &Stager,
     ) -> Result<(), StageError> {
-        let waiting = std::mem::take(&mut self.waiting);
-        let (mut whole, rest): (Vec<Delivery>, Vec<Delivery>) = waiting
-            .into_iter()
-            .partition(|delivery| delivery.ack.can_be_staged());
-        self.waiting = rest;
+        let mut whole = self.take_whole_pages();
         if whole.is_empty() {
             return Ok(());
         }
         let items = whole.iter().map(|delivery| delivery.item.clone());
-        let fragments = match opened.write(items.collect()).await {
+        let fragments = match opened.write(items.collect(), &Totals::new()).await {
             Ok(fragments) => fragments,
             Err(error) => {
                 self.waiting.append(&mut whole);
@@ -81,18 +79,52 @@ impl Rows {
         Ok(())
     }
 
+    /// Takes the pages that can be staged. One page stays: its rows tell, once the
+    /// document has ended, how many rows the document has.
+    fn take_whole_pages(&mut self) -> Vec<Delivery> {
+        // A page is asked about once: it may become whole between two of its items.
+        let mut is_whole: HashMap<usize, bool> = HashMap::new();
+        for delivery in &self.waiting {
+            if let Some(page) = delivery.ack.page() {
+                is_whole.entry(page).or_insert_with(|| delivery.ack.can_be_staged());
+            }
+        }
+        let can_be_staged = |delivery: &Delivery, kept: Option<usize>| {
+            let page = delivery.ack.page().filter(|page| Some(*page) != kept);
+            page.is_some_and(|page| is_whole[&page])
+        };
+        let all_whole = self.waiting.iter().all(|delivery| can_be_staged(delivery, None));
+        let last = self.waiting.last().and_then(|delivery| delivery.ack.page());
+        let kept = last.filter(|_| all_whole);
+        let waiting = std::mem::take(&mut self.waiting);
+        let (whole, rest) =
+            waiting.into_iter().partition(|delivery| can_be_staged(delivery, kept));
+        self.waiting = rest;
+        whole
+    }
+
+    /// The number of the document's rows, written or not.
+    fn n_rows(&self) -> usize {
+        let written = self.staged.iter().chain(&self.spilled);
+        let n_written: usize = written.filter_map(|fragment| fragment.num_rows()).sum();
+        n_written + self.waiting.len()
+    }
+
     /// Writes what is in memory, whole pages or not: after a crash it is made again.
+    /// One row stays, as in [`Rows::stage`].
     pub(super) async fn spill(&mut self, opened: &mut Opened) -> Result<(), StageError> {
-        let items: Vec<Item> = self
-            .waiting
-            .iter()
-            .map(|delivery| delivery.item.clone())
-            .collect();
-        let fragments = opened.write(items).await?;
+        let n_spilled = self.waiting.len().saturating_sub(1);
+        if n_spilled == 0 {
+            return Ok(());
+        }
+        let spilled = self.waiting[..n_spilled].iter();
+        let items: Vec<Item> = spilled.map(|delivery| delivery.item.clone()).collect();
+        let fragments = opened.write(items, &Totals::new()).await?;
         self.spilled.extend(fragments);
-        let waiting = self.waiting.drain(..);
-        self.acks.extend(waiting.map(|delivery| delivery.ack));
-        self.n_bytes = 0;
+        let spilled = self.waiting.drain(..n_spilled);
+        self.acks.extend(spilled.map(|delivery| delivery.ack));
+        let left = self.waiting.iter();
+        self.n_bytes = left.map(|delivery| delivery.item.n_bytes()).sum();
         Ok(())
     }
 }
@@ -116,6 +148,14 @@ impl Ready {
 
     pub(super) fn ids(&self) -> impl Iterator<Item = DocumentId> {
         self.documents.iter().map(|rows| rows.document)
+    }
+
+    /// The number of rows of each document.
+    pub(super) fn totals(&self) -> Totals {
+        let documents = self.documents.iter();
+        documents
+            .map(|rows| (rows.document, u32::try_from(rows.n_rows()).unwrap_or(u32::MAX)))
+            .collect()
     }
 
     /// The rows that are in memory.

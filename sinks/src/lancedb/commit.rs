@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::fmt::Write;
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -22,40 +22,28 @@ use lance::dataset::write::merge_insert::inserted_rows::{FilterType, KeyExistenc
 use lance::dataset::{
     CommitBuilder, DeleteBuilder, InsertBuilder, NewColumnTransform, WriteMode, WriteParams,
 };
-use lance::io::{ObjectStoreParams, WrappingObjectStore};
+use lance::io::ObjectStoreParams;
 use lance::table::format::Fragment;
 use lance::{Dataset, Error};
 use lancedb::connection::LanceFileVersion;
-use object_store::ObjectStore;
-use object_store::list::PaginatedListStore;
-use object_store::local::LocalFileSystem;
 use pagemill_pipeline::{DocumentId, StageError};
 
 use super::Durability;
-use crate::row::DOCUMENT_ID;
+use super::journal::{JournaledStore, WriteJournal};
+use crate::row::{DOCUMENT_ID, PIPELINE};
 
 /// How often a commit is tried while other writers get in first.
 const MAX_ATTEMPTS: u32 = 32;
-/// Local files written and then synced, folder included, before the write counts as done.
-#[derive(Debug)]
-struct Synced;
 
-impl WrappingObjectStore for Synced {
-    fn wrap(&self, _: &str, _: Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore> {
-        Arc::new(LocalFileSystem::new().with_fsync(true))
-    }
-
-    fn wrap_paginated(
-        &self,
-        _: &str,
-        lister: Arc<dyn PaginatedListStore>,
-    ) -> Option<Arc<dyn PaginatedListStore>> {
-        Some(lister)
-    }
+/// Who writes to a table, and how.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    /// Only rows of this pipeline are replaced and removed.
+    pub(super) pipeline: String,
+    /// See [`SinkInput::writer`](pagemill_pipeline::SinkInput).
+    pub(super) id: String,
+    pub(super) durability: Durability,
 }
-
-/// One for the whole process: lance tells stores apart by the wrapper's address.
-static SYNCED: LazyLock<Arc<Synced>> = LazyLock::new(|| Arc::new(Synced));
 
 /// A table that this process writes to.
 pub(super) struct Table {
@@ -73,6 +61,9 @@ pub(super) struct Table {
     pub(super) known_version: Option<u64>,
     /// Our commits since then.
     own: HashSet<String>,
+    pub(super) pipeline: String,
+    /// Of the files of a local table.
+    pub(super) journal: Option<Arc<WriteJournal>>,
 }
 
 impl Table {
@@ -80,33 +71,28 @@ impl Table {
     ///
     /// # Errors
     /// A folder that cannot be written, a table that cannot be read.
-    pub(super) async fn open(
-        uri: &str,
-        name: &str,
-        durability: Durability,
-    ) -> Result<Self, StageError> {
-        let is_local = !uri.contains("://");
-        let folder = if is_local {
+    pub(super) async fn open(uri: &str, name: &str, writer: Writer) -> Result<Self, StageError> {
+        let folder = if is_local(uri) {
             Some(writable_folder(uri)?)
         } else {
             None
         };
-        let (uri, store) = if let Some(folder) = &folder {
+        let (uri, store, journal) = if let Some(folder) = &folder {
             let path = format!("{folder}/{name}.lance");
-            match durability {
-                Durability::Process => (path, None),
-                Durability::Power => {
-                    let store = ObjectStoreParams {
-                        object_store_wrapper: Some(Arc::clone(&*SYNCED) as _),
-                        ..ObjectStoreParams::default()
-                    };
-                    // Only this scheme writes through the store that can be wrapped.
-                    let uri = format!("file-object-store://{}", url_path(&path));
-                    (uri, Some(store))
-                }
-            }
+            let journal = Arc::new(WriteJournal::new(Path::new(&path), &writer.id));
+            let store = JournaledStore {
+                journal: Arc::clone(&journal),
+                syncs: writer.durability == Durability::Power,
+            };
+            let store = ObjectStoreParams {
+                object_store_wrapper: Some(Arc::new(store)),
+                ..ObjectStoreParams::default()
+            };
+            // Only this scheme writes through the store that can be wrapped.
+            let uri = format!("file-object-store://{}", url_path(&path));
+            (uri, Some(store), Some(journal))
         } else {
-            (format!("{}/{name}.lance", uri.trim_end_matches('/')), None)
+            (remote_uri(uri, name), None, None)
         };
         let mut table = Self {
             name: name.to_owned(),
@@ -117,6 +103,8 @@ impl Table {
             has_text_index: false,
             known_version: None,
             own: HashSet::new(),
+            pipeline: writer.pipeline,
+            journal,
         };
         table.reload().await?;
         Ok(table)
@@ -215,21 +203,6 @@ impl Table {
         }
     }
 
-    /// Removes the files of rows that will not be taken in. What is left
-    /// behind is removed with the table's old versions, after some days.
-    pub(super) async fn discard(&self, fragments: &[Fragment]) {
-        let Some(dataset) = &self.dataset else { return };
-        let Ok(store) = dataset.object_store(None).await else {
-            return;
-        };
-        for file in fragments.iter().flat_map(|fragment| &fragment.files) {
-            let path = dataset.data_dir().join(file.path.as_str());
-            if let Err(error) = store.delete(&path).await {
-                tracing::debug!(table = self.name, %error, "a file of dropped rows is left behind");
-            }
-        }
-    }
-
     /// In one commit: the rows of `documents` go, those in `fragments` come.
     pub(super) async fn replace(
         &mut self,
@@ -269,7 +242,12 @@ impl Table {
         let dataset = self.dataset.clone();
         let dataset = &dataset.ok_or_else(|| Error::internal("the table was not made"))?;
         let ids: Vec<String> = documents.iter().map(|id| format!("'{id}'")).collect();
-        let old_rows = format!("{DOCUMENT_ID} IN ({})", ids.join(", "));
+        // Names of pipelines are letters, digits, `_` and `-`.
+        let old_rows = format!(
+            "{DOCUMENT_ID} IN ({}) AND {PIPELINE} = '{}'",
+            ids.join(", "),
+            self.pipeline
+        );
         let deletion = DeleteBuilder::new(Arc::clone(dataset), old_rows)
             .execute_uncommitted()
             .await?;
@@ -424,6 +402,16 @@ fn writable_folder(uri: &str) -> Result<String, StageError> {
             "set `uri` to a folder with another name",
         )
     })
+}
+
+/// Whether the database is a folder of this machine.
+pub(super) fn is_local(uri: &str) -> bool {
+    !uri.contains("://")
+}
+
+/// The URL of the table `name` in a database that is no folder.
+pub(super) fn remote_uri(uri: &str, name: &str) -> String {
+    format!("{}/{name}.lance", uri.trim_end_matches('/'))
 }
 
 /// A path as the path of a URL.

@@ -16,19 +16,23 @@ mod coming;
 mod commit;
 mod index;
 mod inventory;
+mod journal;
+mod repair;
 mod rows;
 mod schema;
 mod search;
 mod upkeep;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use lance::table::format::Fragment;
 use pagemill_pipeline::{
-    Delivery, Document, DocumentId, Ended, Field, FieldError, Inventory, Item, Resources, Sink,
-    SinkConfig, SinkInput, SinkMeter, StageError, StagedRows, Stager,
+    Delivery, Document, DocumentId, Ended, Field, FieldError, Inventory, Item, Resources, Secrets,
+    Sink, SinkConfig, SinkInput, SinkMeter, SinkPlace, StageError, StagedRows, Stager,
+    clean_absolute,
 };
 use serde::Deserialize;
 
@@ -39,13 +43,18 @@ pub use self::search::{
 };
 
 use self::coming::{Ready, Rows};
-use self::commit::Table;
+use self::commit::{Table, Writer};
 use self::schema::Columns;
 use self::upkeep::Upkeep;
+use crate::columns::Totals;
+use crate::row::MadeBy;
 
 /// A document that is still coming holds at most so much in memory; the rest
 /// of it waits in files that belong to no version of the table yet.
 const SPILL_BYTES: usize = 32 << 20;
+
+/// A journal of so many files is shortened to those that are under way.
+const MAX_NOTED: usize = 10_000;
 
 /// Settings of `kind = "lancedb"`.
 #[derive(Debug, Clone, Deserialize)]
@@ -128,6 +137,23 @@ impl SinkConfig for LanceDbConfig {
     const ABOUT: &'static str = "stores rows in a LanceDB table, each document's as a whole";
     const EXAMPLE: &'static str = "uri = \"data/lancedb\"\ntable = \"pages\"";
 
+    fn place(&self, pipeline: &str) -> Option<SinkPlace> {
+        let table = self.table.as_deref().unwrap_or(pipeline);
+        let identity = if commit::is_local(&self.uri) {
+            let folder = clean_absolute(Path::new(&self.uri)).ok();
+            let folder = folder.unwrap_or_else(|| self.uri.clone().into());
+            format!("lancedb:{}/{table}", folder.display())
+        } else {
+            // The ledger keeps it, which is no place for a password in a URL.
+            let uri = commit::remote_uri(&self.uri, table);
+            format!("lancedb:{}", Secrets::default().redact(&uri))
+        };
+        Some(SinkPlace {
+            identity,
+            setting: "table",
+        })
+    }
+
     fn build(&self, _: &Resources) -> Result<Box<dyn Sink>, FieldError> {
         Ok(Box::new(LanceDb::new(self.clone())?))
     }
@@ -149,7 +175,7 @@ pub struct LanceDb {
 struct Opened {
     table: Table,
     columns: Columns,
-    fingerprint: String,
+    made_by: MadeBy,
     indexes_text: bool,
     stager: Option<Stager>,
     meter: SinkMeter,
@@ -229,6 +255,25 @@ impl LanceDb {
         Ok(())
     }
 
+    /// Removes what earlier runs of this pipeline left behind when they were killed.
+    async fn sweep(&mut self) {
+        let staged = self.staged_files();
+        let opened = self.opened();
+        let Some(journal) = opened.table.journal.clone() else {
+            return;
+        };
+        let swept = match opened.table.named_files().await {
+            Ok(named) => journal.sweep(&named, &staged).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        let table = opened.table.name();
+        match swept {
+            Ok(0) => {}
+            Ok(n_files) => tracing::info!(table, n_files, "files that a killed run left are removed"),
+            Err(error) => tracing::warn!(table, error, "files that a killed run left stay"),
+        }
+    }
+
     async fn commit_if_due(&mut self) -> Result<(), StageError> {
         let limits = self.config.commit;
         let max_wait = Duration::from_millis(limits.max_wait_ms);
@@ -253,10 +298,10 @@ impl LanceDb {
             .as_mut()
             .expect("the runner opens a sink before it hands anything over");
         let documents: Vec<DocumentId> = self.ready.ids().collect();
-        let items = self.ready.items();
+        let (items, totals) = (self.ready.items(), self.ready.totals());
         let mut fragments = self.ready.fragments();
         if !items.is_empty() {
-            let written = opened.write(items).await?;
+            let written = opened.write(items, &totals).await?;
             fragments.extend(written);
         }
         failpoint("written")?;
@@ -273,7 +318,37 @@ impl LanceDb {
             opened.table.make_text_index(&Field::TEXT.name).await?;
         }
         opened.upkeep.go_on(&opened.table, false);
+        self.settle_journal(MAX_NOTED).await
+    }
+
+    /// Removes the files that this run has written in vain, once so many files
+    /// were noted that the journal is worth shortening.
+    async fn settle_journal(&mut self, at_least: usize) -> Result<(), StageError> {
+        let staged = self.staged_files();
+        let opened = self.opened();
+        let Some(journal) = opened.table.journal.clone() else {
+            return Ok(());
+        };
+        // Work beside the run has files under way that no version names yet.
+        if journal.n_noted() < at_least || opened.upkeep.is_under_way() {
+            return Ok(());
+        }
+        opened.table.reload().await?;
+        let named = opened.table.named_files().await?;
+        if let Err(error) = journal.settle(&named, &staged) {
+            tracing::warn!(table = opened.table.name(), %error, "files that were written in vain stay");
+        }
         Ok(())
+    }
+
+    /// The files of rows that are written and in no version of the table yet.
+    fn staged_files(&self) -> HashSet<String> {
+        let coming = self.coming.values().chain(&self.ready.documents);
+        let coming = coming.flat_map(|rows| rows.staged.iter().chain(&rows.spilled));
+        let adopted = self.opened.as_ref().into_iter();
+        let adopted = adopted.flat_map(|opened| opened.adopted.values().flatten());
+        let files = coming.chain(adopted).flat_map(|fragment| &fragment.files);
+        files.map(|file| format!("data/{}", file.path)).collect()
     }
 
     async fn end(&mut self, ended: Ended) -> Result<(), StageError> {
@@ -282,10 +357,7 @@ impl LanceDb {
         let id = document.origin().id;
         if document.has_failed() {
             // The acks go undone, so that the next run does it again, after
-            // what is staged.
-            if let Some(rows) = rows {
-                self.opened().table.discard(&rows.spilled).await;
-            }
+            // what is staged. What was only written is removed with the journal.
             return Ok(());
         }
         let adopted = self.opened().adopted.remove(&id);
@@ -299,10 +371,10 @@ impl LanceDb {
             // It has become empty, or is gone, and so are its rows.
             None => Rows::new(id),
         };
-        match adopted {
-            Some(fragments) if document.is_resumed() => rows.staged.extend(fragments),
-            Some(fragments) => self.opened().table.discard(&fragments).await,
-            None => {}
+        // Of a document that is not resumed, the files may be named by a version
+        // by now: the journal's sweep looks.
+        if document.is_resumed() {
+            rows.staged.extend(adopted.into_iter().flatten());
         }
         rows.end = Some(ack);
         if self.ready.ids().any(|waiting| waiting == id) {
@@ -317,9 +389,13 @@ impl LanceDb {
 impl Opened {
     /// Writes rows that belong to no version of the table yet; makes the table
     /// if there is none.
-    async fn write(&mut self, items: Vec<Item>) -> Result<Vec<Fragment>, StageError> {
+    async fn write(
+        &mut self,
+        items: Vec<Item>,
+        totals: &Totals,
+    ) -> Result<Vec<Fragment>, StageError> {
         if self.table.schema().is_none() {
-            self.table.create(self.columns.schema(&items)).await?;
+            self.table.create(self.columns.table_schema(&items)).await?;
             if let Some(schema) = self.table.schema() {
                 self.columns.check(self.table.name(), &schema)?;
             }
@@ -333,7 +409,7 @@ impl Opened {
             self.table.add_columns(columns).await?;
         }
         let schema = self.table.schema().expect("made above");
-        let batch = rows::batch(self.table.name(), &schema, &self.fingerprint, &items)?;
+        let batch = rows::batch(self.table.name(), &schema, &self.made_by, totals, &items)?;
         drop(items);
         self.table.write(batch).await
     }
@@ -350,14 +426,19 @@ impl Sink for LanceDb {
                     format_args!("set `table`: {NAME_HINT}"),
                 ));
             }
-            let table = Table::open(&self.config.uri, name, self.config.durability).await?;
+            let writer = Writer {
+                pipeline: input.pipeline.clone(),
+                id: input.writer.clone(),
+                durability: self.config.durability,
+            };
+            let table = Table::open(&self.config.uri, name, writer).await?;
             if let Some(schema) = table.schema() {
                 columns.check(name, &schema)?;
             }
             self.opened = Some(Opened {
                 table,
                 columns,
-                fingerprint: input.fingerprint.clone(),
+                made_by: MadeBy::of(input),
                 stager: input.stager.clone(),
                 meter: input.meter.clone(),
                 adopted: HashMap::new(),
@@ -380,6 +461,10 @@ impl Sink for LanceDb {
         self.opened.as_ref()?.table.mark()
     }
 
+    fn repair(&mut self) -> BoxFuture<'_, Result<u64, StageError>> {
+        Box::pin(async move { self.opened().table.drop_broken().await })
+    }
+
     fn adopt(&mut self, rows: Vec<StagedRows>) -> BoxFuture<'_, Result<Vec<bool>, StageError>> {
         Box::pin(async move {
             let opened = self.opened();
@@ -390,6 +475,7 @@ impl Sink for LanceDb {
                 let known = opened.adopted.entry(document).or_default();
                 known.extend(fragments.into_iter().flatten());
             }
+            self.sweep().await;
             Ok(is_whole)
         })
     }
@@ -433,7 +519,7 @@ impl Sink for LanceDb {
             self.commit().await?;
             let opened = self.opened();
             opened.upkeep.finish(&mut opened.table).await;
-            Ok(())
+            self.settle_journal(1).await
         })
     }
 }

@@ -5,7 +5,8 @@ use arrow::datatypes::SchemaRef;
 use pagemill_pipeline::{Item, StageError};
 
 use super::schema::mismatch;
-use crate::columns;
+use crate::columns::{self, Totals};
+use crate::row::MadeBy;
 
 /// Turns items into rows of the table called `table`, which has this schema.
 ///
@@ -14,13 +15,10 @@ use crate::columns;
 pub(super) fn batch(
     table: &str,
     schema: &SchemaRef,
-    fingerprint: &str,
+    made_by: &MadeBy,
+    totals: &Totals,
     items: &[Item],
 ) -> Result<RecordBatch, StageError> {
-    columns::batch(
-        &|problem| mismatch(table, problem),
-        schema,
-        fingerprint,
-        items,
-    )
+    let misfit = |problem: &str| mismatch(table, problem);
+    columns::batch(&misfit, schema, made_by, totals, items)
 }

@@ -1,17 +1,31 @@
 //! Whether the rows of a pipeline fit a table.
 
-use arrow::datatypes::Schema;
-use pagemill_pipeline::StageError;
+use arrow::datatypes::{DataType, Field, Schema};
+use pagemill_pipeline::{Item, StageError};
 
 pub(super) use crate::columns::Columns;
+use crate::row::DOCUMENT_ROWS;
 
 impl Columns {
+    /// The schema of a new table; see [`Columns::schema`].
+    pub(super) fn table_schema(&self, items: &[Item]) -> Schema {
+        let schema = self.schema(items);
+        let mut columns: Vec<Field> =
+            schema.fields().iter().map(|column| Field::clone(column)).collect();
+        columns.push(Field::new(DOCUMENT_ROWS, DataType::UInt32, true));
+        Schema::new(columns)
+    }
+
     /// Checks that the rows of this pipeline fit the table called `name`.
     ///
     /// # Errors
     /// All that differs, in one sentence.
     pub(super) fn check(&self, name: &str, table: &Schema) -> Result<(), StageError> {
-        let problem = self.misfit(table);
+        let rows = table.field_with_name(DOCUMENT_ROWS);
+        let counts_rows = rows.is_ok_and(|column| *column.data_type() == DataType::UInt32);
+        let problem = self.misfit(table).or_else(|| {
+            (!counts_rows).then(|| format!("it has no `{DOCUMENT_ROWS}`"))
+        });
         problem.map_or(Ok(()), |problem| Err(mismatch(name, &problem)))
     }
 }

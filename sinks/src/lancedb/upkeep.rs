@@ -115,9 +115,7 @@ impl Upkeep {
     pub(super) fn go_on(&mut self, table: &Table, is_idle: bool) {
         let enough = if is_idle { 1 } else { COMMITS_BETWEEN };
         let rested = self.last.is_none_or(|last| last.elapsed() >= TIME_BETWEEN);
-        let task = self.under_way.as_ref();
-        let is_under_way = task.is_some_and(|task| !task.is_finished());
-        if self.n_commits < enough || !rested || is_under_way {
+        if self.n_commits < enough || !rested || self.is_under_way() {
             return;
         }
         let Some(dataset) = &table.dataset else {
@@ -126,6 +124,12 @@ impl Upkeep {
         (self.n_commits, self.last) = (0, Some(Instant::now()));
         let (dataset, name) = (Dataset::clone(dataset), table.name.clone());
         self.under_way = Some(tokio::spawn(tidy_up(dataset, name, self.index)));
+    }
+
+    /// Whether it works on the table beside the run.
+    pub(super) fn is_under_way(&self) -> bool {
+        let task = self.under_way.as_ref();
+        task.is_some_and(|task| !task.is_finished())
     }
 
     /// Tidies up, and waits for it.

@@ -59,6 +59,7 @@ struct Listed {
     document: String,
     content_hash: String,
     fingerprint: String,
+    source: String,
     n_rows: u64,
 }
 
@@ -69,6 +70,7 @@ impl From<&StoredDocument> for Listed {
             document: stored.uri.clone(),
             content_hash: stored.content_hash.clone(),
             fingerprint: stored.fingerprint.clone(),
+            source: stored.source.clone(),
             n_rows: stored.n_rows,
         }
     }
@@ -79,6 +81,7 @@ impl Listed {
         Some(StoredDocument {
             id: DocumentId::from_hex(&self.document_id)?,
             uri: self.document,
+            source: self.source,
             content_hash: self.content_hash,
             fingerprint: self.fingerprint,
             n_rows: self.n_rows,

@@ -28,7 +28,7 @@ use pagemill_pipeline::{
 use serde::Deserialize;
 
 pub(crate) use self::manifest::{list_from_json, list_to_json};
-pub(crate) use self::tally::Tally;
+pub(crate) use self::tally::{RowHead, Tally};
 
 use self::store::Store;
 use crate::lancedb::Durability;

@@ -202,6 +202,7 @@ impl<F: Format> Store<F> {
             document: StoredDocument {
                 id: origin.id,
                 uri: origin.uri.to_string(),
+                source: origin.source.to_string(),
                 content_hash: origin.content_hash.to_string(),
                 fingerprint: self.fingerprint.clone(),
                 n_rows,
