@@ -162,7 +162,10 @@ mod tests {
         };
         let full = cannot(28);
         assert_eq!(full.to_string(), "cannot write `a`: the disk is full");
-        assert!(full.hint().is_some_and(|hint| hint.starts_with("make room")));
+        assert!(
+            full.hint()
+                .is_some_and(|hint| hint.starts_with("make room"))
+        );
         let denied = cannot(13);
         assert_eq!(denied.to_string(), "cannot write `a`");
         assert_eq!(denied.hint(), Some("make `a` writable"));
@@ -178,7 +181,10 @@ mod tests {
             StageError::fatal(&problem, ""),
             StageError::caused(&problem, "", io::Error::other(cause)),
         ] {
-            assert_eq!(error.to_string(), "cannot open the table: Not found: a.lance");
+            assert_eq!(
+                error.to_string(),
+                "cannot open the table: Not found: a.lance"
+            );
         }
     }
 }

@@ -269,6 +269,7 @@ mod key;
 mod ledger;
 mod meter;
 mod metrics;
+mod page_progress;
 mod printable;
 mod registry;
 mod report;

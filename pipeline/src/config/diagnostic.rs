@@ -231,13 +231,10 @@ impl ConfigError {
                     }
                 }
             };
-            let hint = diagnostic
-                .hint
-                .as_ref()
-                .map(|hint| {
-                    let level = Level::HELP.with_name("hint");
-                    Group::with_title(level.secondary_title(printable_text(hint)))
-                });
+            let hint = diagnostic.hint.as_ref().map(|hint| {
+                let level = Level::HELP.with_name("hint");
+                Group::with_title(level.secondary_title(printable_text(hint)))
+            });
             let report: Vec<Group<'_>> = std::iter::once(error).chain(hint).collect();
             painter.render(&report)
         });

@@ -94,7 +94,9 @@ mod tests {
     fn names_in(folder: &Path) -> BTreeSet<String> {
         let entries = fs::read_dir(folder).expect("readable");
         let names = entries.map(|entry| entry.expect("readable").file_name());
-        names.map(|name| name.to_string_lossy().into_owned()).collect()
+        names
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
     }
 
     fn folder_with(names: &[String]) -> tempfile::TempDir {
