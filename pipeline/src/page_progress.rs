@@ -7,6 +7,7 @@
 //! that texts and documents of many pages add up.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,8 @@ use crate::key::DocumentId;
 #[derive(Debug)]
 pub(crate) struct PageProgress {
     began: Instant,
+    /// Whether any page was announced: most graphs need not look any up.
+    is_used: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -91,6 +94,7 @@ impl PageProgress {
     pub(crate) fn new() -> Self {
         Self {
             began: Instant::now(),
+            is_used: AtomicBool::new(false),
             state: Mutex::default(),
         }
     }
@@ -102,6 +106,7 @@ impl PageProgress {
     /// The document has so many pages; `n_resumed` of them are stored already.
     /// Where several nodes make pages of it, the largest number counts.
     pub(crate) fn expect(&self, document: DocumentId, n_pages: u64, n_resumed: u64) {
+        self.is_used.store(true, Ordering::Relaxed);
         let mut state = self.lock();
         let document = state.under_way.entry(document).or_insert_with(|| {
             Arc::new(DocumentPages {
@@ -115,6 +120,9 @@ impl PageProgress {
 
     /// An item of the page moves; `None` where nobody announced pages.
     pub(crate) fn follow(&self, document: DocumentId, page: u32) -> Option<Arc<PageInFlight>> {
+        if !self.is_used.load(Ordering::Relaxed) {
+            return None;
+        }
         let document = Arc::clone(self.lock().under_way.get(&document)?);
         let mut pages = document.lock();
         let known = pages.in_flight.get(&page).and_then(Weak::upgrade);
@@ -251,9 +259,14 @@ mod tests {
     #[test]
     fn the_pace_counts_from_the_moment_when_every_stage_was_ready() {
         let seconds = Duration::from_secs;
-        assert_eq!(pace(0, seconds(0), (seconds(0), 0)), 0.0);
-        assert_eq!(pace(32, seconds(130), (seconds(120), 2)), 3.0);
-        assert_eq!(pace(32, seconds(120), (seconds(120), 2)), 0.0);
+        for (n_done, elapsed_s, ready, expected) in [
+            (0, 0, (seconds(0), 0), "0.0"),
+            (32, 130, (seconds(120), 2), "3.0"),
+            (32, 120, (seconds(120), 2), "0.0"),
+        ] {
+            let per_s = pace(n_done, seconds(elapsed_s), ready);
+            assert_eq!(format!("{per_s:.1}"), expected);
+        }
     }
 
     #[test]

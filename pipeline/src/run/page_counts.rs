@@ -37,10 +37,10 @@ async fn snapshots_of(documents: &[&str]) -> Vec<Snapshot> {
         .collect();
     let control = RunControl::default();
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let sees = (control.clone(), Arc::clone(&seen));
+    let (watched, kept) = (control.clone(), Arc::clone(&seen));
     let store = move |_: Vec<Item>| {
-        let mut seen = sees.1.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.extend(sees.0.snapshot());
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend(watched.snapshot());
         async { Ok(()) }
     };
     let splits = from_stage(
