@@ -4,6 +4,9 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 
+use crate::code_places::without_code_places;
+use crate::full_disk::is_disk_full;
+
 /// Why one item is set aside. It becomes a dead letter and the run goes on.
 ///
 /// ```
@@ -28,7 +31,7 @@ impl ItemError {
     pub fn new(action: impl Into<Cow<'static, str>>, reason: impl fmt::Display) -> Self {
         Self {
             action: action.into(),
-            reason: reason.to_string(),
+            reason: without_code_places(&reason.to_string()).into_owned(),
             hint: None,
         }
     }
@@ -76,7 +79,7 @@ impl StageError {
     /// Stops the run: what is wrong, and what the user can do.
     pub fn fatal(problem: impl fmt::Display, hint: impl fmt::Display) -> Self {
         Self::Fatal {
-            problem: problem.to_string(),
+            problem: without_code_places(&problem.to_string()).into_owned(),
             hint: hint.to_string(),
             source: None,
         }
@@ -89,10 +92,28 @@ impl StageError {
         source: impl Into<Box<dyn Error + Send + Sync>>,
     ) -> Self {
         Self::Fatal {
-            problem: problem.to_string(),
+            problem: without_code_places(&problem.to_string()).into_owned(),
             hint: hint.to_string(),
             source: Some(source.into()),
         }
+    }
+
+    /// The same for something that could not be written: where the disk is
+    /// full, the error says so and its hint is to make room.
+    pub fn cannot_store(
+        problem: impl fmt::Display,
+        hint: impl fmt::Display,
+        source: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        let source = source.into();
+        if is_disk_full(&*source) {
+            return Self::caused(
+                format_args!("{problem}: the disk is full"),
+                "make room and run again: it goes on where it stopped, and what was stored stays",
+                source,
+            );
+        }
+        Self::caused(problem, hint, source)
     }
 
     /// What the user can do about it, if anything.
@@ -123,6 +144,47 @@ impl FieldError {
             field,
             problem: problem.to_string(),
             hint: hint.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_stored_on_a_full_disk_is_an_error_about_the_disk() {
+        let cannot = |code| {
+            let error = io::Error::from_raw_os_error(code);
+            StageError::cannot_store("cannot write `a`", "make `a` writable", error)
+        };
+        let full = cannot(28);
+        assert_eq!(full.to_string(), "cannot write `a`: the disk is full");
+        assert!(
+            full.hint()
+                .is_some_and(|hint| hint.starts_with("make room"))
+        );
+        let denied = cannot(13);
+        assert_eq!(denied.to_string(), "cannot write `a`");
+        assert_eq!(denied.hint(), Some("make `a` writable"));
+    }
+
+    #[test]
+    fn no_error_names_a_place_in_the_code() {
+        let cause = "Not found: a.lance, /root/.cargo/registry/src/x/lance/src/io.rs:7:8";
+        let error = ItemError::new("store", cause);
+        assert_eq!(error.reason, "Not found: a.lance");
+        let problem = format!("cannot open the table: {cause}");
+        for error in [
+            StageError::fatal(&problem, ""),
+            StageError::caused(&problem, "", io::Error::other(cause)),
+        ] {
+            assert_eq!(
+                error.to_string(),
+                "cannot open the table: Not found: a.lance"
+            );
         }
     }
 }

@@ -251,6 +251,7 @@
 
 mod batch;
 mod builder;
+mod code_places;
 mod config;
 mod dead_letters;
 mod document;
@@ -258,6 +259,7 @@ mod edge;
 mod error;
 mod expression;
 mod fields;
+mod full_disk;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gather;
@@ -267,6 +269,8 @@ mod key;
 mod ledger;
 mod meter;
 mod metrics;
+mod page_progress;
+mod printable;
 mod registry;
 mod report;
 mod retry;
@@ -285,12 +289,14 @@ pub use builder::{
     batch_map, filter, flat_map, from_sink, from_source, from_stage, gather, gather_pages, map,
     output, sink, sink_fn, source, stage,
 };
+pub use code_places::without_code_places;
 pub use config::{ConfigError, ConfigFile, Diagnostic};
 pub use dead_letters::{DeadLetter, FiledLetter, read_dead_letters, read_filed_letters};
 pub use document::{Ack, Document};
 pub use edge::EdgeLimits;
 pub use error::{FieldError, ItemError, StageError};
 pub use fields::{Cardinality, Field, FieldSet, FieldType, Fields};
+pub use full_disk::is_disk_full;
 pub use gather::Unmatched;
 pub use graph::{Graph, GraphNode, Pipeline, SinkKey};
 pub use item::Item;
@@ -298,6 +304,7 @@ pub use key::{ContentHash, DocumentId, Key, Label, Origin};
 pub use ledger::{Ledger, LedgerDocument, Stager, StoredIn};
 pub use meter::{ModelMeter, ModelReport};
 pub use metrics::{Role, SinkMeter};
+pub use printable::{printable_line, printable_text};
 pub use registry::{Kind, Registry};
 pub use report::{NodeReport, Report, Snapshot, StopReason};
 pub use retry::{OnError, Retry};

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::meter::ModelReport;
 use crate::metrics::Role;
+use crate::printable::printable_line;
 
 /// How far a run is.
 #[derive(Debug, Clone, Serialize)]
@@ -24,8 +25,22 @@ pub struct Snapshot {
     pub documents_removed: u64,
     /// Documents that have items in the graph now.
     pub documents_under_way: u64,
+    /// Documents whose pages are counted: those that have ended, and those under
+    /// way of which a stage has announced the pages.
+    pub documents_counted: u64,
+    /// Documents under way, each as the share of its pages that are done.
+    pub documents_in_part: f64,
+    /// Pages of these documents. One without pages counts as one page.
+    pub pages_expected: u64,
+    /// Pages of which no item moves any more: each is in its sink, dropped or
+    /// set aside.
+    pub pages_done: u64,
+    /// Pages done per second, since every stage was ready.
+    pub pages_per_s: f64,
     /// Pages that an earlier run had stored of documents that it did not finish.
     pub pages_resumed: u64,
+    /// Items that reached a sink, durable or not, counted in every sink.
+    pub items_received: u64,
     /// Items that are durable, counted in every sink.
     pub items_stored: u64,
     /// Items set aside.
@@ -36,6 +51,42 @@ pub struct Snapshot {
     pub nodes: Vec<NodeReport>,
     /// The models that are loaded and tell what they do, by name.
     pub models: Vec<ModelReport>,
+}
+
+impl Snapshot {
+    /// Documents that need no more work.
+    pub fn documents_settled(&self) -> u64 {
+        self.documents_done + self.documents_set_aside + self.documents_skipped
+    }
+
+    /// Documents of which nobody knows yet how many pages they have.
+    fn documents_uncounted(&self) -> u64 {
+        self.documents_expected
+            .saturating_sub(self.documents_skipped + self.documents_counted)
+    }
+
+    /// Pages of all documents that need work: counted, and estimated for those
+    /// that wait from those that are known. `None` while none is known.
+    pub fn pages_estimated(&self) -> Option<f64> {
+        if self.documents_counted == 0 {
+            return None;
+        }
+        let mean = self.pages_expected as f64 / self.documents_counted as f64;
+        Some(self.pages_expected as f64 + mean * self.documents_uncounted() as f64)
+    }
+
+    /// Whether [`Snapshot::pages_estimated`] is the exact number.
+    pub fn knows_all_pages(&self) -> bool {
+        self.documents_expected > 0 && self.documents_uncounted() == 0
+    }
+
+    /// Seconds until all expected documents are done, at the pace so far. `None`
+    /// while that is unknown, and when nothing is left.
+    pub fn seconds_left(&self) -> Option<f64> {
+        let left = self.pages_estimated()? - self.pages_done as f64;
+        let is_known = self.documents_expected > 0 && self.pages_per_s > 0.0;
+        (is_known && left > 0.0).then(|| left / self.pages_per_s)
+    }
 }
 
 /// What one node did.
@@ -214,7 +265,7 @@ impl Report {
                 text,
                 "  model `{}`: busy {:.0} % since it was there ({:.0} MB, loaded in {:.1} s); {} \
                  tokens, {:.0} a second",
-                model.name,
+                printable_line(&model.name),
                 100.0 * model.busy_share(),
                 model.memory_bytes as f64 / 1e6,
                 model.load_s,
@@ -324,7 +375,13 @@ mod tests {
             documents_set_aside: 0,
             documents_removed: 0,
             documents_under_way: 0,
+            documents_counted: 5,
+            documents_in_part: 0.0,
+            pages_expected: 10,
+            pages_done: 10,
+            pages_per_s: 1.0,
             pages_resumed: 0,
+            items_received: 10,
             items_stored: 10,
             dead_letters: 0,
             dead_letters_before: 0,
@@ -332,6 +389,49 @@ mod tests {
             models: Vec::new(),
         };
         Report::new("pages".into(), StopReason::Finished, totals)
+    }
+
+    /// A run of 12 documents of which `counted` are known to have `pages` pages together.
+    fn under_way(counted: u64, pages: u64, done: u64, per_s: f64) -> Snapshot {
+        Snapshot {
+            documents_expected: 12,
+            documents_done: 0,
+            documents_skipped: 2,
+            documents_counted: counted,
+            pages_expected: pages,
+            pages_done: done,
+            pages_per_s: per_s,
+            ..report(Vec::new()).totals
+        }
+    }
+
+    #[test]
+    fn one_long_document_has_a_time_left_from_its_first_page_on() {
+        let mut now = under_way(1, 3000, 0, 0.0);
+        (now.documents_expected, now.documents_skipped) = (1, 0);
+        assert_eq!(now.seconds_left(), None);
+        (now.pages_done, now.pages_per_s) = (1, 0.5);
+        assert_eq!(now.seconds_left(), Some(5998.0));
+        assert!(now.knows_all_pages());
+    }
+
+    #[test]
+    fn documents_that_wait_count_as_the_mean_of_those_that_are_known() {
+        // 4 documents have 100 pages, 6 more wait, 2 were skipped.
+        let now = under_way(4, 100, 30, 2.0);
+        assert_eq!(now.pages_estimated(), Some(250.0));
+        assert_eq!(now.seconds_left(), Some(110.0));
+        assert!(!now.knows_all_pages());
+        assert!(under_way(10, 100, 30, 2.0).knows_all_pages());
+    }
+
+    #[test]
+    fn no_time_is_left_when_all_is_done_or_nothing_is_known() {
+        assert_eq!(under_way(10, 100, 100, 2.0).seconds_left(), None);
+        assert_eq!(under_way(0, 0, 0, 0.0).seconds_left(), None);
+        let mut endless = under_way(4, 100, 30, 2.0);
+        endless.documents_expected = 0;
+        assert_eq!(endless.seconds_left(), None);
     }
 
     #[test]

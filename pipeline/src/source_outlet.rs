@@ -295,6 +295,7 @@ impl SourceOutlet {
         NodeMetrics::count(&self.metrics.dead_letters, 1);
         add_one(&self.shared.metrics.dead_letters);
         add_one(&self.shared.metrics.documents_set_aside);
+        self.shared.pages.end(origin.id, true);
         Ok(())
     }
 

@@ -69,6 +69,7 @@ pub(crate) trait OutletPort {
     fn stored_pages(&self, _document: &Item) -> BTreeSet<u32> {
         BTreeSet::new()
     }
+    fn expect_pages(&mut self, _document: &Item, _n_pages: u32) {}
     fn is_cancelled(&self) -> bool;
 }
 
@@ -114,6 +115,13 @@ impl<'a> Outlet<'a> {
     /// sent nevertheless is passed over.
     pub fn stored_pages(&self, document: &Item) -> BTreeSet<u32> {
         self.port.stored_pages(document)
+    }
+
+    /// Announces that `n_pages` pages are made of `document`, those that are
+    /// stored already among them. Call it before the first is sent: progress and
+    /// the time that is left are counted in pages.
+    pub fn expect_pages(&mut self, document: &Item, n_pages: u32) {
+        self.port.expect_pages(document, n_pages);
     }
 
     /// Whether the run is stopping now: a stage with a long loop looks here.

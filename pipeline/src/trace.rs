@@ -7,8 +7,8 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -29,7 +29,8 @@ struct Shared {
     n_lanes: AtomicU32,
     /// Each is drawn as a process.
     pipelines: Mutex<Vec<String>>,
-    has_failed: AtomicBool,
+    /// Why an event could not be written, first of all.
+    failed: Mutex<Option<io::Error>>,
 }
 
 impl Trace {
@@ -46,7 +47,7 @@ impl Trace {
                 began: Instant::now(),
                 n_lanes: AtomicU32::new(0),
                 pipelines: Mutex::default(),
-                has_failed: AtomicBool::new(false),
+                failed: Mutex::default(),
             }),
         })
     }
@@ -56,21 +57,24 @@ impl Trace {
     /// # Errors
     /// A disk that is full, at any time since the beginning.
     pub fn finish(&self) -> io::Result<()> {
+        let failed = self.failed().take();
         let mut file = self.lock();
         // The list ends with an event, so that each of the others can end with a comma.
         let end =
             json!({ "ph": "i", "name": "end", "pid": 1, "tid": 0, "s": "g", "ts": self.now() });
         writeln!(file, "{end}\n]")?;
         file.flush()?;
-        if self.shared.has_failed.load(Ordering::Relaxed) {
-            return Err(io::Error::other(
-                "an earlier part of it could not be written",
-            ));
-        }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BufWriter<File>> {
+    fn failed(&self) -> MutexGuard<'_, Option<io::Error>> {
+        self.shared
+            .failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BufWriter<File>> {
         self.shared
             .file
             .lock()
@@ -100,9 +104,9 @@ impl Trace {
     }
 
     fn write(&self, event: &serde_json::Value) {
-        if writeln!(self.lock(), "{event},").is_err() {
-            // The run matters more than its picture; `finish` tells.
-            self.shared.has_failed.store(true, Ordering::Relaxed);
+        if let Err(error) = writeln!(self.lock(), "{event},") {
+            // The run matters more than its trace; `finish` returns the error.
+            self.failed().get_or_insert(error);
         }
     }
 }
@@ -196,5 +200,17 @@ mod tests {
         assert_eq!(names[..3], expected);
         assert_eq!(names[3..], ["render", "starved", "end"]);
         assert_eq!(events[3]["args"]["items"], 3);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_trace_on_a_full_disk_fails_with_the_error_of_the_disk() {
+        let trace = Trace::create(Path::new("/dev/full")).expect("it opens");
+        let lane = Lane::new(Some(&trace), "pages", "render-0");
+        for _ in 0..1000 {
+            lane.work("render", Instant::now(), 3, Duration::ZERO);
+        }
+        let error = trace.finish().expect_err("nothing was written");
+        assert!(crate::is_disk_full(&error), "{error}");
     }
 }

@@ -6,7 +6,6 @@
 //! what an earlier run stored, and a reader never sees half a document.
 
 mod columns;
-mod disk;
 pub mod jsonl;
 pub mod lancedb;
 pub mod maxsim;

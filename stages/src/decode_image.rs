@@ -174,6 +174,7 @@ impl DecodeImage {
                 return Ok(());
             }
         };
+        outlet.expect_pages(&item, opened.n_pages);
         let mut spent = began.elapsed();
         for index in 0..opened.n_pages {
             if outlet.is_cancelled() {

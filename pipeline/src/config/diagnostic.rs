@@ -8,6 +8,7 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use crate::metrics::Role;
+use crate::printable::{printable_line, printable_text};
 use crate::secrets::Secrets;
 
 /// One thing that is wrong with a configuration.
@@ -210,18 +211,19 @@ impl ConfigError {
         let shown = self.diagnostics.iter().take(MAX_SHOWN);
         let n_more = self.diagnostics.len() - shown.len();
         let rendered = shown.map(|diagnostic| {
-            let title = Level::ERROR.primary_title(&diagnostic.message);
+            let title = Level::ERROR.primary_title(printable_line(&diagnostic.message));
             let error = match self.sources.find(&diagnostic.span) {
                 None => Group::with_title(title),
                 Some(source) => {
                     let path = source.name.display().to_string();
+                    let path = printable_line(&path).into_owned();
                     match &source.text {
                         None => title.element(Origin::path(path)),
                         Some(text) => {
                             let span = source.within(text, &diagnostic.span);
                             let annotation = AnnotationKind::Primary.span(span);
                             title.element(
-                                Snippet::source(text.as_str())
+                                Snippet::source(without_c1(text))
                                     .path(path)
                                     .annotation(annotation),
                             )
@@ -229,10 +231,10 @@ impl ConfigError {
                     }
                 }
             };
-            let hint = diagnostic
-                .hint
-                .as_ref()
-                .map(|hint| Group::with_title(Level::HELP.with_name("hint").secondary_title(hint)));
+            let hint = diagnostic.hint.as_ref().map(|hint| {
+                let level = Level::HELP.with_name("hint");
+                Group::with_title(level.secondary_title(printable_text(hint)))
+            });
             let report: Vec<Group<'_>> = std::iter::once(error).chain(hint).collect();
             painter.render(&report)
         });
@@ -242,6 +244,12 @@ impl ConfigError {
         }
         rendered.join("\n\n")
     }
+}
+
+/// The text without the control characters that the renderer lets pass. What
+/// stands for one is as long, so that no place in the text moves.
+fn without_c1(text: &str) -> String {
+    text.replace(|c| matches!(c, '\u{80}'..='\u{9f}'), "·")
 }
 
 impl fmt::Display for ConfigError {
@@ -282,5 +290,22 @@ pub(crate) fn suggest<'a>(
         format!("there are no {what} here")
     } else {
         format!("{what}: {}", known.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_error_of_a_file_has_what_a_terminal_obeys() {
+        let text = "[\"a\u{1b}[2J\u{9b}31m\"]\nkind = 1";
+        let mut sources = Sources::default();
+        sources.add(Path::new("p\u{1b}[31m\n.toml"), text);
+        let diagnostic = Diagnostic::new(1..5, "no `a\u{1b}[2J\n`").hint("write\u{1b}c\nit");
+        let shown = ConfigError::new(&sources, vec![diagnostic]).to_string();
+        let is_obeyed = |c: char| c.is_control() && c != '\n';
+        assert!(!shown.contains(is_obeyed), "{shown:?}");
+        assert!(shown.starts_with("error: no `a\\u{1b}[2J\\n`\n"), "{shown}");
     }
 }

@@ -58,6 +58,7 @@ pub(crate) struct PipelineDraft {
 /// A node whose own settings are wrong, and what it would take from.
 pub(crate) struct LeftOut {
     pub(crate) name: String,
+    pub(crate) role: Role,
     pub(crate) inputs: Vec<Input>,
 }
 
@@ -317,6 +318,7 @@ fn read_nodes(
             let name = name.into_inner();
             draft.left_out.push(LeftOut {
                 name,
+                role,
                 inputs: Vec::new(),
             });
             continue;
@@ -328,6 +330,7 @@ fn read_nodes(
             Ok(node) => draft.nodes.push(node),
             Err(inputs) => draft.left_out.push(LeftOut {
                 name: known_as,
+                role,
                 inputs,
             }),
         }

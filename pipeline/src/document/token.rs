@@ -4,12 +4,15 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::{Document, HELD, IN_FLIGHT, PageOf, Unit};
+use crate::page_progress::PageInFlight;
 
 /// Counts one item of a document as moving for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Token {
     document: Arc<Document>,
     unit: Option<Arc<Unit>>,
+    /// The page that the item is of, for the progress line.
+    page: Option<Arc<PageInFlight>>,
     /// [`IN_FLIGHT`] or [`HELD`].
     counts_as: u64,
     held_by: usize,
@@ -23,6 +26,7 @@ impl Token {
         Self {
             document,
             unit: None,
+            page: None,
             counts_as: IN_FLIGHT,
             held_by: 0,
             slot: 0,
@@ -52,6 +56,14 @@ impl Token {
         unit.counts.fetch_add(IN_FLIGHT, Ordering::SeqCst);
         if let Some(old) = self.unit.replace(unit) {
             self.document.leave_page(&old, IN_FLIGHT);
+        }
+    }
+
+    /// Lets the progress line follow the page that the item is of. Items made
+    /// of it are of the same page.
+    pub(crate) fn follow_page(&mut self, follow: impl FnOnce() -> Option<Arc<PageInFlight>>) {
+        if self.page.is_none() {
+            self.page = follow();
         }
     }
 
@@ -124,6 +136,7 @@ impl Clone for Token {
         Self {
             document: Arc::clone(&self.document),
             unit: self.unit.clone(),
+            page: self.page.clone(),
             counts_as: IN_FLIGHT,
             held_by: 0,
             slot: self.slot,

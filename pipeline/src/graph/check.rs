@@ -45,7 +45,7 @@ fn link(draft: &PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> Links {
     let by_name: BTreeMap<&str, usize> = nodes
         .map(|(index, node)| (node.name.get_ref().as_str(), index))
         .collect();
-    let resolve = |input: &Input, diagnostics: &mut Vec<Diagnostic>| {
+    let resolve = |taker: &str, input: &Input, diagnostics: &mut Vec<Diagnostic>| {
         let name = input.get_ref().as_str();
         let found = by_name.get(name).copied();
         match found.map(|index| draft.nodes[index].role) {
@@ -58,27 +58,41 @@ fn link(draft: &PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> Links {
             Some(_) => found,
             None if !draft.is_whole || draft.left_out.iter().any(|left| left.name == name) => None,
             None => {
-                let names = draft.nodes.iter().filter(|node| node.role != Role::Sink);
-                let names: Vec<&str> = names.map(|node| node.name.get_ref().as_str()).collect();
                 let message = format!("there is no node `{name}`");
-                let hint = suggest(name, names, "nodes");
+                let hint = match senders(draft, taker) {
+                    names if names.is_empty() => draft.wiring.add(&draft.name, Role::Source),
+                    names => suggest(name, names, "nodes"),
+                };
                 diagnostics.push(Diagnostic::new(input.span(), message).hint(hint));
                 None
             }
         }
     };
-    for input in draft.left_out.iter().flat_map(|left| &left.inputs) {
-        resolve(input, diagnostics);
+    for left in &draft.left_out {
+        for input in &left.inputs {
+            resolve(&left.name, input, diagnostics);
+        }
     }
-    let inputs = draft.nodes.iter().map(|node| &node.inputs);
-    inputs
-        .map(|inputs| {
+    let nodes = draft.nodes.iter();
+    nodes
+        .map(|node| {
+            let inputs = node.inputs.iter();
             inputs
-                .iter()
-                .filter_map(|input| resolve(input, diagnostics))
+                .filter_map(|input| resolve(node.name.get_ref(), input, diagnostics))
                 .collect()
         })
         .collect()
+}
+
+/// The names of the sources and stages that `taker` can take from; those with
+/// errors of their own are among them.
+fn senders<'a>(draft: &'a PipelineDraft, taker: &str) -> Vec<&'a str> {
+    let nodes = draft.nodes.iter();
+    let nodes = nodes.map(|node| (node.name.get_ref().as_str(), node.role));
+    let left_out = draft.left_out.iter();
+    let all = nodes.chain(left_out.map(|left| (left.name.as_str(), left.role)));
+    let senders = all.filter(|(name, role)| *role != Role::Sink && *name != taker);
+    senders.map(|(name, _)| name).collect()
 }
 
 /// Whether two nodes have one name; each such pair is reported.

@@ -67,7 +67,7 @@ impl Ledger {
             .open(&path);
         let file = opened.map_err(|error| {
             let problem = format!("cannot use the ledger `{}`", path.display());
-            StageError::caused(problem, "make the folder writable", error)
+            StageError::cannot_store(problem, "make the folder writable", error)
         })?;
         match file.try_lock() {
             Ok(()) => ledger.lock = Some(file),

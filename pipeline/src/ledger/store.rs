@@ -503,12 +503,12 @@ fn id_of(bytes: &[u8]) -> Option<DocumentId> {
 
 fn cannot(path: &Path, error: rusqlite::Error) -> StageError {
     let hint = match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => {
-            "if the disk is full, make room; then run again: what was stored stays"
+        Some(ErrorCode::SystemIoFailure) => {
+            "the disk may be full or damaged: repair it and run again; what was stored stays"
         }
         _ => "make the folder writable, or name another one with `ledger` in the pipeline's table",
     };
-    StageError::caused(
+    StageError::cannot_store(
         format_args!("cannot use the ledger `{}`", path.display()),
         hint,
         error,
@@ -516,7 +516,7 @@ fn cannot(path: &Path, error: rusqlite::Error) -> StageError {
 }
 
 fn cannot_make(path: &Path, error: std::io::Error) -> StageError {
-    StageError::caused(
+    StageError::cannot_store(
         format_args!("cannot use the ledger `{}`", path.display()),
         "make the folder writable, or name another one with `ledger` in the pipeline's table",
         error,

@@ -75,6 +75,9 @@ impl RunControl {
 impl Watched {
     pub(super) fn snapshot(&self) -> Snapshot {
         let (metrics, progress) = (&self.shared.metrics, &self.shared.progress);
+        let (pages, pages_per_s) = self.shared.pages.now();
+        let nodes: Vec<NodeReport> = self.nodes.iter().map(WatchedNode::report).collect();
+        let sinks = nodes.iter().filter(|node| node.role == Role::Sink);
         Snapshot {
             elapsed_s: self.started.elapsed().as_secs_f64(),
             documents_expected: read(&metrics.documents_expected),
@@ -83,11 +86,17 @@ impl Watched {
             documents_set_aside: read(&metrics.documents_set_aside),
             documents_removed: read(&metrics.documents_removed),
             documents_under_way: self.shared.tracker.n_moving(),
+            documents_counted: pages.n_documents,
+            documents_in_part: pages.documents_in_part,
+            pages_expected: pages.n_expected,
+            pages_done: pages.n_done,
+            pages_per_s,
             pages_resumed: read(&progress.n_pages_resumed),
+            items_received: sinks.map(|sink| sink.items).sum(),
             items_stored: self.shared.tracker.n_durable(),
             dead_letters: read(&metrics.dead_letters),
             dead_letters_before: read(&progress.n_dead_before),
-            nodes: self.nodes.iter().map(WatchedNode::report).collect(),
+            nodes,
             models: self.models.reports(),
         }
     }

@@ -11,6 +11,8 @@ mod fates;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod page_counts;
+#[cfg(test)]
 mod random_graphs;
 #[cfg(test)]
 mod resuming;
@@ -38,6 +40,7 @@ use crate::key::DocumentId;
 use crate::ledger::{Ledger, Progress};
 use crate::meter::MetersSince;
 use crate::metrics::{NodeMetrics, Role, RunMetrics, SinkMeter, add_one};
+use crate::page_progress::PageProgress;
 use crate::report::{Report, StopReason};
 use crate::retry::OnError;
 use crate::secrets::Secrets;
@@ -54,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) stop: Arc<Stop>,
     pub(crate) tracker: Tracker,
     pub(crate) metrics: RunMetrics,
+    pub(crate) pages: PageProgress,
     pub(crate) dead_letters: DeadLetters,
     pub(crate) progress: Arc<Progress>,
     pub(crate) options: RunOptions,
@@ -212,6 +216,7 @@ impl Pipeline {
             stop: Arc::clone(&control.stop),
             tracker: Tracker::new(Arc::clone(&control.stop)),
             metrics: RunMetrics::default(),
+            pages: PageProgress::new(),
             dead_letters,
             progress,
             gathers: self.gathers(),

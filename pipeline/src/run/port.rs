@@ -110,6 +110,9 @@ impl Port {
             token.join_page(&self.page_key, page);
             self.last_page = Some(token.clone());
         }
+        if let Some(page) = key.page {
+            token.follow_page(|| self.shared.pages.follow(key.document, page));
+        }
         item.token = Some(token);
         true
     }
@@ -167,6 +170,14 @@ impl OutletPort for Port {
         let n_resumed = &self.shared.progress.n_pages_resumed;
         n_resumed.fetch_add(stored.len() as u64, Ordering::Relaxed);
         stored
+    }
+
+    fn expect_pages(&mut self, document: &Item, n_pages: u32) {
+        let token = document.token.as_ref().filter(|token| !token.is_of_page());
+        let stored = token.map(|token| token.document().stored_pages(&self.node));
+        let n_resumed = stored.map_or(0, |stored| stored.len() as u64);
+        let id = document.key().document;
+        self.shared.pages.expect(id, n_pages.into(), n_resumed);
     }
 
     fn is_cancelled(&self) -> bool {

@@ -357,6 +357,10 @@ fn watch_documents(shared: &Arc<Shared>, sinks: Vec<Mailbox>) {
             }
             Event::Settled(document) => {
                 let metrics = &shared.metrics;
+                if !document.is_removal() {
+                    let is_whole = !document.has_failed();
+                    shared.pages.end(document.origin().id, is_whole);
+                }
                 if document.has_failed() {
                     add_one(&metrics.documents_failed);
                     return;

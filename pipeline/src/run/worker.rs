@@ -88,6 +88,7 @@ impl Running {
         self.metrics.spend(Spent::Busy, since.elapsed());
         self.lane.work("start", since, 0, Duration::ZERO);
         start.unwrap_or_else(|panic| Err(panicked("starting", panic.as_ref())))?;
+        self.port.shared.pages.worker_started();
         loop {
             // Room first, then the batch: what waits upstream is not held here.
             let blocked = self.port.wait_for_room()?;

@@ -329,7 +329,7 @@ impl Table {
 
     pub(super) fn cannot(&self, act: &str, error: Error) -> StageError {
         let problem = format!("cannot {act} table `{}`", self.name);
-        if crate::disk::is_full(&error) {
+        if pagemill_pipeline::is_disk_full(&error) {
             let problem = format!("{problem}: the disk is full");
             let hint =
                 "make room and run again: it goes on where it stopped, and what was stored stays";

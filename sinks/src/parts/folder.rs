@@ -13,7 +13,6 @@ use super::faults::{Faults, Step};
 use super::manifest::{self, Part, Stamp};
 use super::place::{lock, make_folder, remove_partial};
 use super::{Format, PartError, Rows};
-use crate::disk;
 
 pub(super) const WRITE_HINT: &str =
     "mend the cause (no permission, files removed) and run again: what was stored stays";
@@ -381,11 +380,6 @@ pub(super) fn or_stage_error(
 ) -> StageError {
     match error {
         PartError::Stage(error) => error,
-        error if disk::is_full(&error) => StageError::caused(
-            format_args!("{problem}: the disk is full"),
-            "make room and run again: it goes on where it stopped, and what was stored stays",
-            error,
-        ),
-        error => StageError::caused(problem, hint, error),
+        error => StageError::cannot_store(problem, hint, error),
     }
 }

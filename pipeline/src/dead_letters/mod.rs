@@ -3,13 +3,15 @@
 //! A document that is read again takes its old letters away first, so the
 //! folder always holds what is wrong now.
 
-use std::collections::HashSet;
+mod filed;
+mod index;
+
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +20,9 @@ use crate::document::Document;
 use crate::error::{ItemError, StageError};
 use crate::key::{Key, Origin};
 use crate::secrets::Secrets;
+use index::LetterIndex;
+
+pub use filed::{FiledLetter, read_dead_letters, read_filed_letters};
 
 /// One item that was set aside, as it is written to disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,9 +59,6 @@ pub struct DeadLetter {
     pub at_unix_ms: u64,
 }
 
-/// A letter holds a line of input at most.
-const MAX_LETTER_BYTES: u64 = 16 << 20;
-
 /// Who is told of each letter.
 pub(crate) type OnDeadLetter = Arc<dyn Fn(&DeadLetter) + Send + Sync>;
 
@@ -69,8 +71,8 @@ pub(crate) struct DeadLetters {
     folder: Option<PathBuf>,
     told: Option<OnDeadLetter>,
     secrets: Secrets,
-    /// Documents that have letters of earlier runs, as hexadecimal ids.
-    old: Mutex<HashSet<String>>,
+    /// The letters in the folder.
+    index: Mutex<LetterIndex>,
 }
 
 impl fmt::Debug for DeadLetters {
@@ -92,18 +94,18 @@ impl DeadLetters {
                 folder: None,
                 told: None,
                 secrets: Secrets::default(),
-                old: Mutex::default(),
+                index: Mutex::default(),
             });
         };
         let folder = root.join(pipeline);
-        let opened = fs::create_dir_all(&folder).and_then(|()| ids_in(&folder));
-        let old = opened.map_err(|error| cannot_write(&folder, error))?;
+        let opened = fs::create_dir_all(&folder).and_then(|()| LetterIndex::read(&folder));
+        let index = opened.map_err(|error| cannot_write(&folder, error))?;
         Ok(Self {
             pipeline: pipeline.to_owned(),
             folder: Some(folder),
             told: None,
             secrets: Secrets::default(),
-            old: Mutex::new(old),
+            index: Mutex::new(index),
         })
     }
 
@@ -118,49 +120,22 @@ impl DeadLetters {
         Self { secrets, ..self }
     }
 
-    /// Removes the letters that earlier runs left for this document, except those
-    /// that `is_kept` keeps by their page and node. Returns how many stay.
+    /// Removes the letters of this document, except those that `is_kept` keeps by
+    /// their page and node. Returns how many stay.
     pub(crate) fn forget(
         &self,
         document_id: &str,
         is_kept: impl Fn(Option<u32>, &str) -> bool,
     ) -> Result<u64, StageError> {
-        let had_letters = self
-            .old
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(document_id);
-        if !had_letters {
-            return Ok(0);
-        }
         let Some(folder) = &self.folder else {
             return Ok(0);
         };
-        let remove = || -> io::Result<u64> {
-            let mut n_kept = 0;
-            for entry in fs::read_dir(folder)? {
-                let entry = entry?;
-                let name = entry.file_name();
-                let Some(rest) = name
-                    .to_str()
-                    .and_then(|name| name.strip_prefix(document_id))
-                else {
-                    continue;
-                };
-                if is_kept(page_in(rest), node_in(rest)) {
-                    n_kept += 1;
-                } else {
-                    fs::remove_file(entry.path())?;
-                }
-            }
-            Ok(n_kept)
-        };
-        let n_kept = remove().map_err(|error| cannot_write(folder, error))?;
-        if n_kept > 0 {
-            let mut old = self.old.lock().unwrap_or_else(PoisonError::into_inner);
-            old.insert(document_id.to_owned());
-        }
-        Ok(n_kept)
+        let removed = self.index().remove(document_id, is_kept);
+        removed.map_err(|error| cannot_write(folder, error))
+    }
+
+    fn index(&self) -> MutexGuard<'_, LetterIndex> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes one letter; the file appears whole, by rename.
@@ -254,143 +229,20 @@ impl DeadLetters {
             .map_err(io::Error::other)
             .and_then(|json| fs::write(&partial, json))
             .and_then(|()| fs::rename(&partial, folder.join(&name)));
-        written.map_err(|error| cannot_write(folder, error))?;
+        written.map_err(|error| {
+            // It holds room on a disk that may have none.
+            let _absent = fs::remove_file(&partial);
+            cannot_write(folder, error)
+        })?;
         // A run that follows changes may see the document again.
-        let mut old = self.old.lock().unwrap_or_else(PoisonError::into_inner);
-        old.insert(letter.document_id.clone());
+        self.index().insert(&name);
         Ok(())
     }
 }
 
-/// A letter, and the file that holds it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FiledLetter {
-    /// Sixteen hexadecimal digits that stay the same as long as the same node
-    /// sets the same item aside.
-    pub id: String,
-    /// The file.
-    pub path: PathBuf,
-    /// What it says.
-    pub letter: DeadLetter,
-}
-
-impl FiledLetter {
-    fn new(path: PathBuf, letter: DeadLetter) -> Self {
-        const ID_DIGITS: usize = 16;
-        // Two pipelines that read one document give their files the same name.
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(letter.pipeline.as_bytes());
-        hasher.update(b"/");
-        hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes());
-        Self {
-            id: hasher.finalize().to_hex()[..ID_DIGITS].to_owned(),
-            path,
-            letter,
-        }
-    }
-
-    /// Removes the file. That it is gone already is no error.
-    ///
-    /// # Errors
-    /// When it is there and cannot be removed.
-    pub fn remove(&self) -> io::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
-        }
-    }
-}
-
-/// Reads every letter below `root`, oldest first. Files that are no letters are passed over.
-///
-/// # Errors
-/// When a folder cannot be read.
-pub fn read_dead_letters(root: &Path) -> io::Result<Vec<DeadLetter>> {
-    let letters = read_filed_letters(root)?.into_iter();
-    Ok(letters.map(|filed| filed.letter).collect())
-}
-
-/// The same, with the files.
-///
-/// # Errors
-/// When a folder cannot be read.
-pub fn read_filed_letters(root: &Path) -> io::Result<Vec<FiledLetter>> {
-    let mut letters = Vec::new();
-    let pipelines = match fs::read_dir(root) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(letters),
-        entries => entries?,
-    };
-    for pipeline in pipelines {
-        let pipeline = pipeline?.path();
-        if !pipeline.is_dir() {
-            continue;
-        }
-        for entry in fs::read_dir(pipeline)? {
-            let path = entry?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "json")
-            {
-                let letter = match read_letter(&path) {
-                    // A run that reads the document again has taken it away.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    letter => letter?,
-                };
-                letters.extend(letter.map(|letter| FiledLetter::new(path, letter)));
-            }
-        }
-    }
-    letters.sort_by(|a, b| {
-        let place = |filed: &FiledLetter| (filed.letter.at_unix_ms, filed.letter.error.clone());
-        place(a).cmp(&place(b))
-    });
-    Ok(letters)
-}
-
-/// The letter in a file; none where somebody has put something else.
-fn read_letter(path: &Path) -> io::Result<Option<DeadLetter>> {
-    let metadata = fs::metadata(path)?;
-    // A pipe would be waited for, and so would a file without end.
-    if !metadata.is_file() || metadata.len() > MAX_LETTER_BYTES {
-        return Ok(None);
-    }
-    Ok(serde_json::from_slice(&fs::read(path)?).ok())
-}
-
-/// The page in the rest of a letter's name: 7 in `-p7-c2-render.json`.
-fn page_in(rest: &str) -> Option<u32> {
-    let digits = rest.strip_prefix("-p")?;
-    digits.split('-').next()?.parse().ok()
-}
-
-/// The node in the rest of a letter's name: `render` in `-p7-c2-render.json`.
-fn node_in(rest: &str) -> &str {
-    let mut name = rest.strip_suffix(".json").unwrap_or(rest);
-    for mark in ["-p", "-c"] {
-        let place = name.strip_prefix(mark).and_then(|it| it.split_once('-'));
-        if let Some((number, _)) = place
-            && number.parse::<u32>().is_ok()
-        {
-            name = &name[mark.len() + number.len()..];
-        }
-    }
-    name.strip_prefix('-').unwrap_or(name)
-}
-
-/// The ids at the start of the letters' names.
-fn ids_in(folder: &Path) -> io::Result<HashSet<String>> {
-    const ID_DIGITS: usize = 32;
-    let mut ids = HashSet::new();
-    for entry in fs::read_dir(folder)? {
-        let name = entry?.file_name();
-        ids.extend(name.to_string_lossy().get(..ID_DIGITS).map(str::to_owned));
-    }
-    Ok(ids)
-}
-
 fn cannot_write(folder: &Path, error: io::Error) -> StageError {
-    StageError::caused(
-        format!("cannot write dead letters: {error}: {}", folder.display()),
+    StageError::cannot_store(
+        format_args!("cannot write dead letters to `{}`", folder.display()),
         "make the folder writable, or name another one with `dead_letters` in the pipeline's table",
         error,
     )
@@ -422,61 +274,6 @@ mod tests {
             (Some(7), Some("mend the file"))
         );
 
-        let letters = DeadLetters::open(Some(root.path()), "pages").expect("writable");
-        letters
-            .forget(&origin.id.to_string(), |_, _| false)
-            .expect("removed");
-        assert!(read_dead_letters(root.path()).expect("readable").is_empty());
-    }
-
-    #[test]
-    fn a_filed_letter_has_an_id_of_its_own_in_each_pipeline_and_can_be_removed_twice() {
-        let root = tempfile::tempdir().expect("a temporary folder");
-        let origin = Origin::new("a.pdf", "application/pdf", b"%PDF");
-        let error = ItemError::new("render", "the page has no size");
-        for pipeline in ["pages", "text"] {
-            let letters = DeadLetters::open(Some(root.path()), pipeline).expect("writable");
-            let key = Key::document(origin.id);
-            letters
-                .write("render", &origin, key, &error, None)
-                .expect("written");
-        }
-        let filed = read_filed_letters(root.path()).expect("readable");
-        assert_eq!(filed.len(), 2);
-        assert_ne!(filed[0].id, filed[1].id);
-        assert_eq!(filed[0].id.len(), 16);
-        filed[0].remove().expect("removed");
-        filed[0].remove().expect("gone already");
-        let left = read_filed_letters(root.path()).expect("readable");
-        assert_eq!(left, filed[1..]);
-    }
-
-    #[test]
-    fn what_somebody_else_put_among_the_letters_is_passed_over() {
-        let root = tempfile::tempdir().expect("a temporary folder");
-        let origin = Origin::new("a.pdf", "application/pdf", b"%PDF");
-        let letters = DeadLetters::open(Some(root.path()), "pages").expect("writable");
-        let error = ItemError::new("render", "the page has no size");
-        let key = Key::document(origin.id).with_page(7);
-        letters
-            .write("render", &origin, key, &error, None)
-            .expect("written");
-        let folder = root.path().join("pages");
-        fs::create_dir(folder.join("folder.json")).expect("made");
-        for (name, content) in [
-            ("empty.json", ""),
-            ("cut.json", "{\"pipeline\": \"pages\", \"node"),
-            ("other.json", "{\"pipeline\": 7}"),
-            ("deep.json", &"[".repeat(100_000)),
-            ("ü.json", "[]"),
-        ] {
-            fs::write(folder.join(name), content).expect("written");
-        }
-        let huge = fs::File::create(folder.join("huge.json")).expect("made");
-        huge.set_len(1 << 40).expect("a file with a hole");
-        std::os::unix::fs::symlink("/dev/zero", folder.join("endless.json")).expect("made");
-        std::os::unix::fs::symlink("nowhere", folder.join("gone.json")).expect("made");
-        assert_eq!(read_dead_letters(root.path()).expect("readable").len(), 1);
         let letters = DeadLetters::open(Some(root.path()), "pages").expect("writable");
         letters
             .forget(&origin.id.to_string(), |_, _| false)
