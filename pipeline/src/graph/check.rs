@@ -45,7 +45,7 @@ fn link(draft: &PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> Links {
     let by_name: BTreeMap<&str, usize> = nodes
         .map(|(index, node)| (node.name.get_ref().as_str(), index))
         .collect();
-    let resolve = |input: &Input, diagnostics: &mut Vec<Diagnostic>| {
+    let resolve = |taker: &str, input: &Input, diagnostics: &mut Vec<Diagnostic>| {
         let name = input.get_ref().as_str();
         let found = by_name.get(name).copied();
         match found.map(|index| draft.nodes[index].role) {
@@ -58,27 +58,45 @@ fn link(draft: &PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> Links {
             Some(_) => found,
             None if !draft.is_whole || draft.left_out.iter().any(|left| left.name == name) => None,
             None => {
-                let names = draft.nodes.iter().filter(|node| node.role != Role::Sink);
-                let names: Vec<&str> = names.map(|node| node.name.get_ref().as_str()).collect();
                 let message = format!("there is no node `{name}`");
-                let hint = suggest(name, names, "nodes");
+                let hint = suggest_sender(draft, taker, name);
                 diagnostics.push(Diagnostic::new(input.span(), message).hint(hint));
                 None
             }
         }
     };
-    for input in draft.left_out.iter().flat_map(|left| &left.inputs) {
-        resolve(input, diagnostics);
+    for left in &draft.left_out {
+        for input in &left.inputs {
+            resolve(&left.name, input, diagnostics);
+        }
     }
-    let inputs = draft.nodes.iter().map(|node| &node.inputs);
-    inputs
-        .map(|inputs| {
+    let nodes = draft.nodes.iter();
+    nodes
+        .map(|node| {
+            let inputs = node.inputs.iter();
             inputs
-                .iter()
-                .filter_map(|input| resolve(input, diagnostics))
+                .filter_map(|input| resolve(node.name.get_ref(), input, diagnostics))
                 .collect()
         })
         .collect()
+}
+
+/// What to do about an input `name` of the node `taker`, which no node has.
+fn suggest_sender(draft: &PipelineDraft, taker: &str, name: &str) -> String {
+    let nodes = draft
+        .nodes
+        .iter()
+        .map(|node| (node.role, node.name.get_ref()));
+    // A node whose settings are wrong is there nevertheless.
+    let left_out = draft.left_out.iter().map(|left| (left.role, &left.name));
+    let senders = nodes.chain(left_out);
+    let senders = senders.filter(|(role, name)| *role != Role::Sink && *name != taker);
+    let senders: Vec<&str> = senders.map(|(_, name)| name.as_str()).collect();
+    if senders.is_empty() {
+        let add = draft.wiring.add(&draft.name, Role::Source);
+        return format!("no other node sends items: {add}");
+    }
+    suggest(name, senders, "nodes")
 }
 
 /// Whether two nodes have one name; each such pair is reported.
