@@ -332,8 +332,30 @@ fn check_fields(assembled: &mut Assembled, diagnostics: &mut Vec<Diagnostic>) {
                 });
             }
         }
+        check_passing(node, &input, diagnostics);
         node.output = node.fields.output(&input);
         node.input = input;
+    }
+}
+
+/// A field that a node adds has one type behind it, also in the items that pass
+/// with a value of their own.
+fn check_passing(node: &GraphNode, input: &FieldSet, diagnostics: &mut Vec<Diagnostic>) {
+    for field in node
+        .fields
+        .adds
+        .iter()
+        .filter(|field| node.fields.keeps(field))
+    {
+        if let Some(ty) = input.get(&field.name).filter(|ty| *ty != field.ty) {
+            let (role, name) = (node.role.table(), &node.name);
+            let message = format!(
+                "{role} `{name}` adds `{}` as {}, and items bring it as {ty}",
+                field.name, field.ty
+            );
+            let hint = "give one of the two fields another name";
+            diagnostics.push(Diagnostic::new(node.span.clone(), message).hint(hint));
+        }
     }
 }
 
@@ -346,7 +368,11 @@ fn carry(assembled: &mut Assembled) {
         let node = &nodes[place];
         let mut names = std::mem::take(&mut needed[place]);
         for field in &node.fields.adds {
-            names.remove(&field.name);
+            // An item that the node does not handle passes with what it brought.
+            let passes = node.fields.keeps(field) && node.input.get(&field.name).is_some();
+            if !passes {
+                names.remove(&field.name);
+            }
         }
         // What routes the items here is looked at before the edge.
         let routed_by: Vec<Cow<'static, str>> = node

@@ -2,6 +2,8 @@
 
 mod check;
 mod routes;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
