@@ -4,6 +4,7 @@ mod check;
 mod routes;
 #[cfg(test)]
 mod tests;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

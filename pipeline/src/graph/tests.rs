@@ -1,10 +1,10 @@
-//! Tests of what edges carry.
+//! Tests of what edges carry and of whose pages a join waits for.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::builder::{PipelineBuilder, sink_fn};
+use crate::builder::{PipelineBuilder, sink, sink_fn, stage};
 use crate::{Field, FieldType, Item, Outlet, StageError, StageFn, from_iter, from_stage};
 
 struct Pass;
@@ -93,4 +93,48 @@ fn a_field_that_items_bring_with_another_type_than_the_node_adds_is_refused() {
     let error = built.err().expect("it is wrong").to_string();
     let expected = "stage `render` adds `title` as text, and items bring it as integer";
     assert!(error.contains(expected), "{error}");
+}
+
+/// The nodes by whose pages the node called `name` waits.
+fn makers(pipeline: &Pipeline, name: &str, rule: &Rule) -> Vec<String> {
+    let mut nodes = pipeline.nodes.iter();
+    let place = nodes.position(|node| &*node.name == name);
+    let upstream = pipeline.upstream(place.expect("it is there"), rule);
+    let makers = upstream.page_makers.iter();
+    makers.map(ToString::to_string).collect()
+}
+
+fn join() -> Rule {
+    Rule::Join {
+        inputs: Vec::new(),
+        unmatched: Unmatched::default(),
+    }
+}
+
+#[test]
+fn a_join_waits_for_the_pages_of_nodes_that_all_its_branches_start_from() {
+    let plain = || pass(Fields::reads([Field::TEXT]));
+    let builder = sources_of([Field::TEXT])
+        .stage("p", plain())
+        .node(stage("a", plain()).input("p"))
+        .node(stage("b", plain()).input("p"))
+        .node(stage("beside", plain()).input("s"))
+        .node(sink("k", store([Field::TEXT])).join(["a", "b"]))
+        .node(sink("l", store([Field::TEXT])).join(["a", "beside"]));
+    let pipeline = build(builder);
+    assert_eq!(makers(&pipeline, "k", &join()), ["p"]);
+    assert_eq!(makers(&pipeline, "l", &join()), [""; 0]);
+    assert_eq!(makers(&pipeline, "k", &Rule::Document), [""; 0]);
+}
+
+#[test]
+fn a_group_waits_for_the_pages_of_a_node_that_gets_each_document_once() {
+    let plain = || pass(Fields::reads([Field::TEXT]));
+    let builder = sources_of([Field::TEXT])
+        .stage("a", plain())
+        .node(stage("p", plain()).input("s").input("a"))
+        .sink("k", store([Field::TEXT]));
+    let pipeline = build(builder);
+    assert_eq!(makers(&pipeline, "k", &join()), ["p"]);
+    assert_eq!(makers(&pipeline, "k", &Rule::Page), [""; 0]);
 }

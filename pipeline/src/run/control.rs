@@ -87,14 +87,26 @@ impl Watched {
             items_stored: self.shared.tracker.n_durable(),
             dead_letters: read(&metrics.dead_letters),
             dead_letters_before: read(&progress.n_dead_before),
-            nodes: self.nodes.iter().map(WatchedNode::report).collect(),
+            nodes: self.node_reports(),
             models: self.models.reports(),
         }
     }
 }
 
+impl Watched {
+    fn node_reports(&self) -> Vec<NodeReport> {
+        let nodes = self.nodes.iter().enumerate();
+        nodes
+            .map(|(place, node)| {
+                let gather = self.shared.gathers.get(&place);
+                node.report(gather.map_or(0, |gather| gather.most_held()))
+            })
+            .collect()
+    }
+}
+
 impl WatchedNode {
-    fn report(&self) -> NodeReport {
+    fn report(&self, most_held_items: usize) -> NodeReport {
         let metrics = &self.metrics;
         let counter = if self.role == Role::Source {
             &metrics.items_out
@@ -120,6 +132,7 @@ impl WatchedNode {
             blocked_s: metrics.seconds(Spent::Blocked),
             queue_items,
             queue_bytes,
+            most_held_items,
             batch_sizes: metrics.batch_sizes(),
             tokens: read(&metrics.tokens),
             padded_tokens: read(&metrics.padded_tokens),

@@ -21,7 +21,7 @@ mod test_kinds;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -329,29 +329,14 @@ impl Pipeline {
         Ok(Arc::new(progress))
     }
 
-    /// The nodes from which items come to the one that stands at `place`.
-    fn names_before(&self, place: usize) -> BTreeSet<Arc<str>> {
-        let mut places = BTreeSet::from([place]);
-        // Every node stands after its inputs.
-        for place in (0..=place).rev() {
-            if places.contains(&place) {
-                places.extend(&self.nodes[place].inputs);
-            }
-        }
-        places.remove(&place);
-        let names = places.into_iter();
-        names
-            .map(|place| Arc::clone(&self.nodes[place].name))
-            .collect()
-    }
-
     /// What the nodes that gather share, by their place in the graph.
     fn gathers(&self) -> HashMap<usize, Arc<Gather>> {
         let nodes = self.nodes.iter().enumerate();
         nodes
             .filter_map(|(place, node)| {
                 let rule = node.rule.clone()?;
-                let gather = Gather::new(place, rule, node.workers, self.names_before(place));
+                let upstream = self.upstream(place, &rule);
+                let gather = Gather::new(place, rule, node.workers, upstream);
                 Some((place, Arc::new(gather)))
             })
             .collect()
