@@ -129,7 +129,7 @@ pub struct Document {
     /// Whether no page of the document can stall before the whole of it does:
     /// see [`Document::stall_as_a_whole`].
     stalls_as_a_whole: AtomicBool,
-    /// The node that made the first page that joins wait for.
+    /// The node that made the first page that was counted.
     page_maker: OnceLock<Arc<str>>,
     /// What was set aside, and by which node.
     dead: Mutex<HashMap<Key, BTreeSet<Arc<str>>>>,

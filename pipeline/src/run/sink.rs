@@ -214,7 +214,12 @@ impl SinkRunner {
             if let Some(gather) = &self.gather
                 && let Ok(stalled) = gather.stalled().try_recv()
             {
-                self.let_go.extend(gather.flush_stalled(&stalled));
+                let let_go = gather.flush_stalled(&stalled);
+                // What waits for items that a cancelled run dropped has not stalled.
+                if self.shared.stop.is_cancelled() {
+                    return Err(StageError::Cancelled);
+                }
+                self.let_go.extend(let_go);
                 continue;
             }
             let message = self.inbox.receiver.try_recv();
