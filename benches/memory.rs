@@ -1,10 +1,16 @@
-//! Does memory stay flat when the sink is slower than the source?
+//! Does memory stay flat when the sink is slower than the source, and when a
+//! branch in front of a join drops most pages?
 //!
-//! 20,000 pages of 1024 x 768 pixels (2.4 MB each, 47 GB in all) go from a
-//! source through a stage into a sink that takes ten times as long for each.
+//! - 20,000 pages of 1024 x 768 pixels (2.4 MB each, 47 GB in all) go from a
+//!   source through a stage into a sink that takes ten times as long for each.
+//!   `PAGES` in the environment sets another number.
+//! - 3,000 such pages of one document go through two branches, of which one
+//!   keeps one page in ten, into a sink that joins them. `JOINED_PAGES` sets
+//!   another number.
+//!
 //! The peak of the process's resident memory must stay within the sum of the
-//! edges' budgets and a constant, and the last quarter of the run must need no
-//! more than the first. `PAGES` in the environment sets another number.
+//! edges' budgets and a constant, and the last quarter of a run must need no
+//! more than the first.
 
 #![allow(clippy::print_stdout, missing_docs, dead_code)]
 
@@ -123,46 +129,96 @@ impl Sink for Slow {
     }
 }
 
-fn main() {
-    let n = std::env::var("PAGES").ok().and_then(|n| n.parse().ok());
-    let n: u32 = n.unwrap_or(20_000);
+/// Passes one page in ten on.
+#[derive(Deserialize)]
+struct ThinConfig {}
+
+impl StageConfig for ThinConfig {
+    const KIND: &'static str = "thin";
+    const ABOUT: &'static str = "keeps one page in ten";
+    const EXAMPLE: &'static str = "";
+    fn fields(&self) -> Fields {
+        Fields::reads([Field::IMAGE])
+    }
+    fn build(&self, _: &Resources) -> Result<Box<dyn Stage>, FieldError> {
+        Ok(Box::new(Thin))
+    }
+}
+
+struct Thin;
+
+impl Stage for Thin {
+    fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
+        let is_kept = |item: &Item| item.key().page.is_some_and(|page| page % 10 == 0);
+        let mut kept = batch.into_iter().filter(is_kept);
+        kept.try_for_each(|item| outlet.send(item))
+    }
+}
+
+/// Runs the nodes behind the stage `pages`, which makes `n_pages`, and checks the
+/// memory. `n_edges` of the edges hold pixels.
+fn measure(what: &str, n_pages: u32, nodes: &str, n_edges: u64) {
     let folder = Folder::new();
     let edge = format!("edge = {{ max_items = 64, max_bytes = {} }}", EDGE_MB << 20);
     let toml = format!(
         "{}[p.source.items]\nkind = 'items'\n\
-         [p.stage.pages]\nkind = 'pages'\ninput = 'items'\nn = {n}\n{edge}\n\
-         [p.stage.pass]\nkind = 'work'\ninput = 'pages'\nwork_us = 0\nbatch_of = 1\n{edge}\n\
-         [p.sink.end]\nkind = 'slow'\ninput = 'pass'\n{edge}\n",
+         [p.stage.pages]\nkind = 'pages'\ninput = 'items'\nn = {n_pages}\nEDGE\n{nodes}",
         folder.head(true)
     );
     let registry = kinds::registry()
         .stage::<PagesConfig>()
+        .stage::<ThinConfig>()
         .sink::<SlowConfig>();
     let base_kb = resident_kb();
-    let (elapsed, report) = kinds::run(&toml, &registry);
-    assert_eq!(report.totals.items_stored, u64::from(n));
+    let (elapsed, report) = kinds::run(&toml.replace("EDGE", &edge), &registry);
+    assert_eq!(report.totals.items_stored, u64::from(n_pages));
 
-    let resident = RESIDENT.lock().unwrap_or_else(PoisonError::into_inner);
+    let resident = std::mem::take(&mut *RESIDENT.lock().unwrap_or_else(PoisonError::into_inner));
     let peak_mb = |part: &[u64]| {
-        part.iter()
-            .max()
-            .copied()
-            .unwrap_or(0)
-            .saturating_sub(base_kb)
-            >> 10
+        let peak_kb = part.iter().max().copied().unwrap_or(0);
+        peak_kb.saturating_sub(base_kb) >> 10
     };
     let quarter = resident.len() / 4;
     let (first, last) = (&resident[..quarter], &resident[resident.len() - quarter..]);
-    // The edge into `pages` holds one document of a word.
-    let allowed_mb = 2 * EDGE_MB + CONSTANT_MB;
+    let allowed_mb = n_edges * EDGE_MB + CONSTANT_MB;
     let (peak, first, last) = (peak_mb(&resident), peak_mb(first), peak_mb(last));
     println!(
-        "{n} pages in {:.0} s, the sink ten times slower than the source: peak {peak} MiB over the \
-         {} MiB of the empty program; two edges of {EDGE_MB} MiB and {CONSTANT_MB} MiB allow {allowed_mb}",
+        "{n_pages} pages in {:.0} s, {what}: peak {peak} MiB over the {} MiB before it; \
+         {n_edges} edges of {EDGE_MB} MiB and {CONSTANT_MB} MiB allow {allowed_mb}",
         elapsed.as_secs_f64(),
         base_kb >> 10,
     );
-    println!("peak in the first quarter {first} MiB, in the last {last} MiB");
+    let held = report.totals.nodes.iter().map(|node| node.most_held_items);
+    println!(
+        "peak in the first quarter {first} MiB, in the last {last} MiB; at most {} items held by a join",
+        held.max().unwrap_or(0)
+    );
     assert!(peak <= allowed_mb, "memory grew beyond the budgets");
     assert!(last <= first + 4, "memory grew while the run went on");
+}
+
+fn pages(variable: &str, otherwise: u32) -> u32 {
+    let pages = std::env::var(variable).ok();
+    pages
+        .and_then(|pages| pages.parse().ok())
+        .unwrap_or(otherwise)
+}
+
+fn main() {
+    // The edge into `pages` holds one document of a word.
+    measure(
+        "the sink ten times slower than the source",
+        pages("PAGES", 20_000),
+        "[p.stage.pass]\nkind = 'work'\ninput = 'pages'\nwork_us = 0\nbatch_of = 1\nEDGE\n\
+         [p.sink.end]\nkind = 'slow'\ninput = 'pass'\nEDGE\n",
+        2,
+    );
+    measure(
+        "one branch of the join keeps one page in ten",
+        pages("JOINED_PAGES", 3_000),
+        "[p.stage.pass]\nkind = 'work'\ninput = 'pages'\nwork_us = 0\nbatch_of = 1\nEDGE\n\
+         [p.stage.thin]\nkind = 'thin'\ninput = 'pages'\nEDGE\n\
+         [p.sink.end]\nkind = 'slow'\njoin = ['pass', 'thin']\nunmatched = 'pass'\nEDGE\n",
+        4,
+    );
 }

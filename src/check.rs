@@ -135,7 +135,7 @@ pub(crate) fn describe(graph: &Graph, resources: &Resources) -> String {
     if graph.ledger().is_none() {
         text += "  keeps no ledger: every run does everything anew\n";
     }
-    for node in graph.nodes() {
+    for (place, node) in graph.nodes().iter().enumerate() {
         text += &format!(
             "\n  {} {} ({}",
             node.role().table(),
@@ -151,6 +151,10 @@ pub(crate) fn describe(graph: &Graph, resources: &Resources) -> String {
         text += ")\n";
         if !node.inputs().is_empty() {
             text += &taken(graph, node);
+            if node.is_join() && graph.holds_documents(place) {
+                text += "    holds items without a partner to the end of their document: \
+                         no one stage makes the pages of all its inputs\n";
+            }
             text += &format!("    in   {}\n", typed(node.carried(), node.input()));
         }
         if node.role() != Role::Sink {

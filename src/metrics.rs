@@ -464,6 +464,7 @@ mod tests {
             blocked_s: 0.0,
             queue_items: 3,
             queue_bytes: 4096,
+            most_held_items: 0,
             batch_sizes: vec![1, 0, 3],
             tokens: 100,
             padded_tokens: 120,

@@ -1,6 +1,8 @@
 //! `pagemill run` with several pipelines, traces, pruning; `graph` and `check`.
 
 use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use crate::support::{Mill, json, page_of, stderr, stdout};
 
@@ -250,4 +252,55 @@ fn joins_are_drawn_and_described() {
     assert!(text.contains("unmatched = \"pass\""), "{text}");
     let mermaid = stdout(&mill.command(&["graph", "--format", "mermaid"]));
     assert!(mermaid.contains("<small>jsonl, join</small>"), "{mermaid}");
+}
+
+/// Reads lines from standard input, and renders what is a PDF.
+const LINES: &str = r#"
+[p.source.lines]
+kind = "stdin"
+text = true
+fields = { title = "text" }
+[p.stage.pages]
+kind = "render_pdf"
+input = "lines"
+long_side_px = 50
+[p.stage.images]
+kind = "decode_image"
+input = "pages"
+[p.stage.chunks]
+kind = "chunk_text"
+input = "images"
+[p.sink.rows]
+kind = "jsonl"
+input = "chunks"
+path = "rows.jsonl"
+"#;
+
+#[test]
+fn text_from_standard_input_passes_the_stages_that_read_documents() {
+    let mill = Mill::with(LINES);
+    mill.add("a.pdf", page_of("from the page"));
+    let mut run = Command::new(env!("CARGO_BIN_EXE_pagemill"));
+    run.args(["run", "--json"]).current_dir(mill.folder.path());
+    run.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut run = run.spawn().expect("the binary starts");
+    let lines = "{\"uri\": \"note:1\", \"text\": \"from the line\", \"title\": \"A note\"}\n\
+                 input/a.pdf\n";
+    let mut stdin = run.stdin.take().expect("it is piped");
+    stdin.write_all(lines.as_bytes()).expect("it is read");
+    drop(stdin);
+    let output = run.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
+    let rows = mill.rows();
+    let text = |uri: &str, field: &str| {
+        let is_of = |row: &&serde_json::Value| row["uri"].as_str().unwrap().ends_with(uri);
+        let row = rows
+            .iter()
+            .find(is_of)
+            .unwrap_or_else(|| panic!("{rows:?}"));
+        row[field].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(text("note:1", "text"), "from the line");
+    assert_eq!(text("note:1", "title"), "A note");
+    assert_eq!(text("a.pdf", "text").trim(), "from the page");
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, select_biased};
 use serde::Deserialize;
 
 use crate::edge::{Message, Taken};
@@ -201,16 +201,17 @@ impl Batcher {
                 let left = deadline.saturating_duration_since(Instant::now());
                 let messages = &self.receiver;
                 let stalled = gather.stalled();
-                let received = select! {
-                    recv(messages) -> message => message.map_err(|_| RecvTimeoutError::Disconnected),
-                    recv(stalled) -> document => {
-                        if let Ok(document) = document {
-                            for let_go in gather.flush_stalled(&document) {
+                // First what releases items, so that what is held does not grow.
+                let received = select_biased! {
+                    recv(stalled) -> stalled => {
+                        if let Ok(stalled) = stalled {
+                            for let_go in gather.flush_stalled(&stalled) {
                                 self.let_go(let_go, n_tokens);
                             }
                         }
                         return true;
                     }
+                    recv(messages) -> message => message.map_err(|_| RecvTimeoutError::Disconnected),
                     default(left) => Err(RecvTimeoutError::Timeout),
                 };
                 received

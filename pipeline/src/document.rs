@@ -6,18 +6,22 @@
 //! seen the whole document; when every sink has made that durable, the
 //! document is settled. While all that moves is held by gathering nodes,
 //! nothing can come to complete what they hold: the document is *stalled*, and
-//! the first of them in the order of the graph lets go.
+//! the first of them in the order of the graph lets go. Where a join gets its
+//! pages from one node, the items of each page are counted in the same way, and
+//! a *page* stalls while the rest of the document moves.
 
+mod page_items;
 mod token;
 mod tracker;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::key::{Key, Origin};
 use crate::ledger::StoredIn;
 
+use page_items::PageItems;
 pub use token::Ack;
 pub(crate) use token::Token;
 use tracker::Shared;
@@ -79,11 +83,24 @@ impl Resumed {
 /// A page, by the key of the node that made it.
 pub(crate) type PageOf = (Arc<str>, u32);
 
-/// A page of a document on its way: what resuming inside a document goes by.
+/// What the pages that a node makes are counted for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PageCounts {
+    /// Resuming inside a document.
+    pub(crate) for_resuming: bool,
+    /// Joins that release what they hold when its page stalls.
+    pub(crate) for_joins: bool,
+}
+
+/// A page of a document on its way: what resuming inside a document goes by,
+/// and what joins wait for.
 #[derive(Debug)]
 pub(crate) struct Unit {
     node: Arc<str>,
     page: u32,
+    is_for_resuming: bool,
+    /// Counted where a join waits for the pages of `node`.
+    items: Option<PageItems>,
     /// Its items that move, in the upper half, and those in sinks that are
     /// neither staged nor durable.
     counts: AtomicU64,
@@ -92,6 +109,22 @@ pub(crate) struct Unit {
 impl Unit {
     pub(crate) fn page_of(&self) -> PageOf {
         (Arc::clone(&self.node), self.page)
+    }
+
+    /// The node that made the page.
+    pub(crate) fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// The number of the page.
+    pub(crate) fn page(&self) -> u32 {
+        self.page
+    }
+
+    /// The places of the nodes that hold items of the page.
+    pub(crate) fn holders(&self) -> Vec<usize> {
+        let items = self.items.as_ref();
+        items.map(PageItems::holders).unwrap_or_default()
     }
 }
 
@@ -112,6 +145,11 @@ pub struct Document {
     /// it is: items of one page were made by two nodes, a page broke off, or a
     /// sink has stored items of a page without staging them.
     has_loose_pages: AtomicBool,
+    /// Whether no page of the document can stall before the whole of it does:
+    /// see [`Document::stall_as_a_whole`].
+    stalls_as_a_whole: AtomicBool,
+    /// The node that made the first page that was counted.
+    page_maker: OnceLock<Arc<str>>,
     /// What was set aside, and by which node.
     dead: Mutex<HashMap<Key, BTreeSet<Arc<str>>>>,
     /// Durable items, by sink.
@@ -223,12 +261,14 @@ impl Document {
     }
 
     /// The unit of a page that `node` makes.
-    fn unit(&self, node: &Arc<str>, page: u32) -> Arc<Unit> {
+    fn unit(&self, node: &Arc<str>, page: u32, counts: PageCounts) -> Arc<Unit> {
         let mut units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
         let unit = units.entry((Arc::clone(node), page)).or_insert_with(|| {
             Arc::new(Unit {
                 node: Arc::clone(node),
                 page,
+                is_for_resuming: counts.for_resuming,
+                items: counts.for_joins.then(PageItems::default),
                 counts: AtomicU64::new(0),
             })
         });
@@ -251,6 +291,9 @@ impl Document {
         let mut units = self.units.lock().unwrap_or_else(PoisonError::into_inner);
         units.remove(&(Arc::clone(&unit.node), unit.page));
         drop(units);
+        if !unit.is_for_resuming {
+            return;
+        }
         let mut done = self
             .pages_done
             .lock()
@@ -304,8 +347,32 @@ impl Document {
 
     /// Whether all that moves is held, and `place` is the first that holds.
     pub(crate) fn is_stalled_at(&self, place: usize) -> bool {
-        // In this order: what is let go moves before it is no longer held.
-        self.first_holder() == Some(place) && self.moving.load(Ordering::SeqCst) < IN_FLIGHT
+        // What is let go moves before it is no longer held, and what is held is
+        // so before it no longer moves: with the holders locked, none is missed.
+        let held_by = self.held_by();
+        held_by.keys().next() == Some(&place) && self.moving.load(Ordering::SeqCst) < IN_FLIGHT
+    }
+
+    /// An item of the document does not tell, or tells wrongly, which page it was
+    /// made from: it has lost its token, its key names another page, or two nodes
+    /// have made pages. From now on only the document as a whole can stall.
+    pub(crate) fn stall_as_a_whole(&self) {
+        self.stalls_as_a_whole.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether all items of the page are held, and by none of the nodes at `places`.
+    pub(crate) fn is_page_stalled_behind(&self, page: &Unit, places: &BTreeSet<usize>) -> bool {
+        let items = page.items.as_ref();
+        // In this order: an item that breaks the rule is in flight when that is noted.
+        items.is_some_and(|items| items.is_stalled_behind(places))
+            && !self.stalls_as_a_whole.load(Ordering::SeqCst)
+    }
+
+    /// An item of the page is no longer in flight.
+    fn leave_page_items(self: &Arc<Self>, unit: &Arc<Unit>) {
+        if unit.items.as_ref().is_some_and(PageItems::leave) {
+            self.tracker.observe(Event::PageStalled(self, unit));
+        }
     }
 
     /// Takes `amount` off what moves, and acts on what became nothing.
@@ -345,7 +412,7 @@ mod tests {
         let seen = Arc::clone(&log);
         tracker.observe(move |event| {
             seen.lock().expect("no thread panicked").push(match event {
-                Event::Stalled(_) => "stalled",
+                Event::Stalled(_) | Event::PageStalled(..) => "stalled",
                 Event::Ended(..) => "ended",
                 Event::Settled(document) if document.has_failed() => "failed",
                 Event::Settled(_) => "done",

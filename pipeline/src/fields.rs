@@ -136,6 +136,8 @@ pub struct Fields {
     pub(crate) stores_all: bool,
     pub(crate) takes_all: bool,
     pub(crate) adds: Vec<Field>,
+    /// Whether no item keeps what it brought under the names in `adds`.
+    pub(crate) adds_to_all: bool,
     pub(crate) drops: Vec<Cow<'static, str>>,
     pub(crate) cardinality: Cardinality,
 }
@@ -193,7 +195,8 @@ impl Fields {
         self
     }
 
-    /// Adds these, or gives them new values.
+    /// Adds these, or gives them new values. Items that the node does not handle
+    /// may pass with the values that they brought under these names.
     #[must_use]
     pub fn adds(mut self, fields: impl IntoIterator<Item = Field>) -> Self {
         self.adds.extend(fields);
@@ -204,6 +207,15 @@ impl Fields {
     #[must_use]
     pub fn replaces(self, fields: impl IntoIterator<Item = Field>) -> Self {
         self.adds(fields)
+    }
+
+    /// Adds its fields to every item, or takes them away: no item passes with a
+    /// value that it brought under one of their names, so that such values need
+    /// not be carried to the node.
+    #[must_use]
+    pub fn to_every_item(mut self) -> Self {
+        self.adds_to_all = true;
+        self
     }
 
     /// Takes these away.
@@ -258,6 +270,14 @@ impl Fields {
                 .chain(&self.uses)
                 .chain(self.instead.iter().map(|(_, other)| other))
                 .any(|field| field.name == name)
+    }
+
+    /// Whether an item may pass with the value of this field that it brought.
+    pub(crate) fn keeps(&self, field: &Field) -> bool {
+        let is_read = |known: &Field| known.name == field.name;
+        !(self.adds_to_all
+            || self.drops.contains(&field.name)
+            || self.reads.iter().chain(&self.uses).any(is_read))
     }
 
     /// The cardinality.

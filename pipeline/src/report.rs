@@ -120,6 +120,9 @@ pub struct NodeReport {
     pub queue_items: usize,
     /// Bytes that they hold.
     pub queue_bytes: usize,
+    /// The most items that it held at one time while they waited for others of
+    /// their key, page or document: a join, or a stage that makes one item of many.
+    pub most_held_items: usize,
     /// Batches by size: of 1 item, up to 2, up to 4, and so on; the last bucket has no end.
     pub batch_sizes: Vec<u64>,
     /// Tokens of its items, where batches are formed by tokens.
@@ -358,6 +361,7 @@ mod tests {
             retries: 0,
             queue_items: 0,
             queue_bytes: 0,
+            most_held_items: 0,
             batch_sizes: Vec::new(),
             tokens: 0,
             padded_tokens: 0,

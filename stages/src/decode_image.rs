@@ -64,8 +64,7 @@ impl StageConfig for DecodeImageConfig {
     const EXAMPLE: &'static str = "long_side_px = 2048\nlimits = { pixels = 100_000_000 }\n";
 
     fn fields(&self) -> Fields {
-        // It keeps `document`, and what an earlier stage has made of other
-        // documents, because those pass through it.
+        // It keeps `document`: other documents pass through it.
         let adds = [
             Field::IMAGE,
             Field::WORDS,
@@ -73,10 +72,7 @@ impl StageConfig for DecodeImageConfig {
             PAGE_COUNT,
             RENDERER,
         ];
-        Fields::reads([Field::DOCUMENT])
-            .uses(adds.clone())
-            .adds(adds)
-            .one_to_many()
+        Fields::reads([Field::DOCUMENT]).adds(adds).one_to_many()
     }
 
     fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {

@@ -84,7 +84,9 @@ impl StageConfig for EmbedImageConfig {
     const EXAMPLE: &'static str = "model = \"vidore/colqwen2.5-v0.2\"\n";
 
     fn fields(&self) -> Fields {
-        let mut fields = Fields::reads([Field::IMAGE]).or_instead(&Field::IMAGE, Field::PATCHES);
+        let mut fields = Fields::reads([Field::IMAGE])
+            .or_instead(&Field::IMAGE, Field::PATCHES)
+            .to_every_item();
         if !self.keep_image {
             fields = fields.drops([Field::IMAGE, Field::PATCHES]);
         }

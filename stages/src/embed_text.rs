@@ -89,7 +89,9 @@ impl StageConfig for EmbedTextConfig {
     const EXAMPLE: &'static str = "model = \"sentence-transformers/all-MiniLM-L6-v2\"\n";
 
     fn fields(&self) -> Fields {
-        Fields::reads([Field::TEXT]).adds([self.output.field()])
+        Fields::reads([Field::TEXT])
+            .adds([self.output.field()])
+            .to_every_item()
     }
 
     fn batch(&self) -> BatchPolicy {

@@ -302,4 +302,30 @@ mod tests {
         assert!(!carried("chunks").contains(&"image"));
         assert!(carried("table").contains(&"thumbnail"));
     }
+
+    #[test]
+    fn text_from_standard_input_is_carried_past_the_stages_that_read_documents() {
+        let file = parse(
+            "[p.source.lines]\nkind = \"stdin\"\ntext = true\nfields = { title = \"text\" }\n\
+             [p.stage.render]\nkind = \"render_pdf\"\ninput = \"lines\"\n\
+             [p.stage.decode]\nkind = \"decode_image\"\ninput = \"render\"\n\
+             [p.stage.chunks]\nkind = \"chunk_text\"\ninput = \"decode\"\n\
+             [p.sink.table]\nkind = \"anything\"\ninput = \"chunks\"\n",
+        )
+        .unwrap();
+        let nodes = file.pipelines()[0].nodes();
+        for (name, fields) in [
+            ("render", &["document", "text", "title"][..]),
+            ("decode", &["document", "text", "title"]),
+            ("chunks", &["text", "title"]),
+        ] {
+            let node = nodes.iter().find(|node| node.name() == name).unwrap();
+            let carried = node.carried();
+            for field in fields {
+                assert!(carried.contains(field), "{name}: {carried:?}");
+            }
+            // No stage behind them looks at pixels.
+            assert!(!carried.contains(&"image"), "{name}: {carried:?}");
+        }
+    }
 }

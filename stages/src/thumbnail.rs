@@ -58,7 +58,9 @@ impl StageConfig for ThumbnailConfig {
     const EXAMPLE: &'static str = "long_side_px = 256\nformat = \"jpeg\"\nquality = 80\n";
 
     fn fields(&self) -> Fields {
-        Fields::reads([Field::IMAGE]).adds([Field::THUMBNAIL])
+        Fields::reads([Field::IMAGE])
+            .adds([Field::THUMBNAIL])
+            .to_every_item()
     }
 
     fn build(&self, _resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {

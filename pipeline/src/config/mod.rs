@@ -57,6 +57,7 @@ pub(crate) struct PipelineDraft {
 
 /// A node whose own settings are wrong, and what it would take from.
 pub(crate) struct LeftOut {
+    pub(crate) role: Role,
     pub(crate) name: String,
     pub(crate) role: Role,
     pub(crate) inputs: Vec<Input>,
@@ -317,6 +318,7 @@ fn read_nodes(
             diagnostics.push(Diagnostic::new(name.span(), message).hint(hint));
             let name = name.into_inner();
             draft.left_out.push(LeftOut {
+                role,
                 name,
                 role,
                 inputs: Vec::new(),
@@ -329,6 +331,7 @@ fn read_nodes(
         match node::read(role, name, settings, registry, diagnostics) {
             Ok(node) => draft.nodes.push(node),
             Err(inputs) => draft.left_out.push(LeftOut {
+                role,
                 name: known_as,
                 role,
                 inputs,

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use super::{Document, HELD, IN_FLIGHT, PageOf, Unit};
+use super::{Document, HELD, IN_FLIGHT, PageCounts, PageOf, Unit};
+use crate::key::Key;
 use crate::page_progress::PageInFlight;
 
 /// Counts one item of a document as moving for as long as it lives.
@@ -50,10 +51,23 @@ impl Token {
         self.unit.is_some()
     }
 
+    /// Whether the item was made from this page.
+    pub(crate) fn is_of(&self, unit: &Arc<Unit>) -> bool {
+        let ours = self.unit.as_ref();
+        ours.is_some_and(|ours| Arc::ptr_eq(ours, unit))
+    }
+
     /// Counts the item as one of the page that `node` makes, from now on.
-    pub(crate) fn join_page(&mut self, node: &Arc<str>, page: u32) {
-        let unit = self.document.unit(node, page);
+    pub(crate) fn join_page(&mut self, node: &Arc<str>, page: u32, counts: PageCounts) {
+        let maker = self.document.page_maker.get_or_init(|| Arc::clone(node));
+        if maker != node {
+            self.document.stall_as_a_whole();
+        }
+        let unit = self.document.unit(node, page, counts);
         unit.counts.fetch_add(IN_FLIGHT, Ordering::SeqCst);
+        if let Some(items) = &unit.items {
+            items.enter();
+        }
         if let Some(old) = self.unit.replace(unit) {
             self.document.leave_page(&old, IN_FLIGHT);
         }
@@ -67,20 +81,43 @@ impl Token {
         }
     }
 
+    /// The item leaves a node under a key of this page. A key of another page
+    /// than the item was made from may be what a join waits for.
+    pub(crate) fn check_page(&self, page: Option<u32>) {
+        if let Some(unit) = &self.unit
+            && unit.items.is_some()
+            && page != Some(unit.page)
+        {
+            self.document.stall_as_a_whole();
+        }
+    }
+
+    /// Whether both items were made from one page.
+    pub(crate) fn shares_page(&self, other: &Self) -> bool {
+        other.unit.as_ref().is_some_and(|unit| self.is_of(unit))
+    }
+
+    /// A token for an item of this key that is made from the same page, if the
+    /// key is one of that page.
+    pub(crate) fn of_same_page(&self, key: Key) -> Option<Self> {
+        let unit = self.unit.as_ref()?;
+        let is_of_page = unit.items.is_some()
+            && key.document == self.document.origin.id
+            && key.page == Some(unit.page);
+        is_of_page.then(|| self.clone())
+    }
+
     /// More of the page was to come, and may not: no page of the document can
-    /// be taken for done any more before the whole of it is.
+    /// be taken for done, or for stalled, any more before the whole of it is.
     pub(crate) fn break_off_page(&self) {
         let has_loose_pages = &self.document.has_loose_pages;
         has_loose_pages.store(true, Ordering::SeqCst);
+        self.document.stall_as_a_whole();
     }
 
     /// The item of `other` has become a part of this one's.
     pub(crate) fn merge_page(&self, other: &Self) {
-        let is_same = match (&self.unit, &other.unit) {
-            (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
-            (None, None) => true,
-            _ => false,
-        };
+        let is_same = self.shares_page(other) || !(self.is_of_page() || other.is_of_page());
         if !is_same {
             self.break_off_page();
         }
@@ -94,6 +131,7 @@ impl Token {
         let unit = self.unit.take();
         if let Some(unit) = &unit {
             unit.counts.fetch_sub(IN_FLIGHT - 1, Ordering::SeqCst);
+            document.leave_page_items(unit);
         }
         drop(self);
         Ack {
@@ -111,6 +149,12 @@ impl Token {
         }
         (self.counts_as, self.held_by) = (HELD, place);
         *self.document.held_by().entry(place).or_default() += 1;
+        if let Some(unit) = &self.unit
+            && let Some(items) = &unit.items
+        {
+            items.hold(place);
+            self.document.leave_page_items(unit);
+        }
         self.document.moved(IN_FLIGHT - HELD);
     }
 
@@ -122,6 +166,10 @@ impl Token {
         self.document
             .moving
             .fetch_add(IN_FLIGHT - HELD, Ordering::SeqCst);
+        if let Some(items) = self.unit.as_ref().and_then(|unit| unit.items.as_ref()) {
+            items.enter();
+            items.release(self.held_by);
+        }
         self.document.no_longer_held_by(self.held_by);
         self.counts_as = IN_FLIGHT;
     }
@@ -132,6 +180,9 @@ impl Clone for Token {
         self.document.moving.fetch_add(IN_FLIGHT, Ordering::SeqCst);
         if let Some(unit) = &self.unit {
             unit.counts.fetch_add(IN_FLIGHT, Ordering::SeqCst);
+            if let Some(items) = &unit.items {
+                items.enter();
+            }
         }
         Self {
             document: Arc::clone(&self.document),
@@ -147,6 +198,11 @@ impl Clone for Token {
 impl Drop for Token {
     fn drop(&mut self) {
         if let Some(unit) = self.unit.take() {
+            match &unit.items {
+                Some(items) if self.counts_as == HELD => items.release(self.held_by),
+                Some(_) => self.document.leave_page_items(&unit),
+                None => {}
+            }
             self.document.leave_page(&unit, IN_FLIGHT);
         }
         if self.counts_as == HELD {

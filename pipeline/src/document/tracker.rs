@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use tokio::sync::Notify;
 
-use super::{Ack, Arrival, Document, IN_FLIGHT, Token};
+use super::{Ack, Arrival, Document, IN_FLIGHT, Token, Unit};
 use crate::edge::Stop;
 use crate::error::StageError;
 use crate::key::{DocumentId, Origin};
@@ -15,6 +15,8 @@ use crate::key::{DocumentId, Origin};
 pub(crate) enum Event<'a> {
     /// All that moves is held by nodes that gather.
     Stalled(&'a Arc<Document>),
+    /// All that moves of one page is held by nodes that gather.
+    PageStalled(&'a Arc<Document>, &'a Arc<Unit>),
     /// All its items are in their sinks or set aside. The ack stands for this
     /// event: it is dropped when there is one for each sink, and before the
     /// sinks are told. So a document is settled within the call of the sink
@@ -206,6 +208,8 @@ impl Tracker {
             n_dead: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             has_loose_pages: AtomicBool::new(false),
+            stalls_as_a_whole: AtomicBool::new(false),
+            page_maker: OnceLock::new(),
             dead: Mutex::default(),
             rows: Mutex::default(),
             held_by: Mutex::default(),

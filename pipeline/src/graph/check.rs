@@ -59,10 +59,7 @@ fn link(draft: &PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> Links {
             None if !draft.is_whole || draft.left_out.iter().any(|left| left.name == name) => None,
             None => {
                 let message = format!("there is no node `{name}`");
-                let hint = match senders(draft, taker) {
-                    names if names.is_empty() => draft.wiring.add(&draft.name, Role::Source),
-                    names => suggest(name, names, "nodes"),
-                };
+                let hint = suggest_sender(draft, taker, name);
                 diagnostics.push(Diagnostic::new(input.span(), message).hint(hint));
                 None
             }
@@ -84,15 +81,22 @@ fn link(draft: &PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> Links {
         .collect()
 }
 
-/// The names of the sources and stages that `taker` can take from; those with
-/// errors of their own are among them.
-fn senders<'a>(draft: &'a PipelineDraft, taker: &str) -> Vec<&'a str> {
-    let nodes = draft.nodes.iter();
-    let nodes = nodes.map(|node| (node.name.get_ref().as_str(), node.role));
-    let left_out = draft.left_out.iter();
-    let all = nodes.chain(left_out.map(|left| (left.name.as_str(), left.role)));
-    let senders = all.filter(|(name, role)| *role != Role::Sink && *name != taker);
-    senders.map(|(name, _)| name).collect()
+/// What to do about an input `name` of the node `taker`, which no node has.
+fn suggest_sender(draft: &PipelineDraft, taker: &str, name: &str) -> String {
+    let nodes = draft
+        .nodes
+        .iter()
+        .map(|node| (node.role, node.name.get_ref()));
+    // A node whose settings are wrong is there nevertheless.
+    let left_out = draft.left_out.iter().map(|left| (left.role, &left.name));
+    let senders = nodes.chain(left_out);
+    let senders = senders.filter(|(role, name)| *role != Role::Sink && *name != taker);
+    let senders: Vec<&str> = senders.map(|(_, name)| name.as_str()).collect();
+    if senders.is_empty() {
+        let add = draft.wiring.add(&draft.name, Role::Source);
+        return format!("no other node sends items: {add}");
+    }
+    suggest(name, senders, "nodes")
 }
 
 /// Whether two nodes have one name; each such pair is reported.
@@ -328,8 +332,30 @@ fn check_fields(assembled: &mut Assembled, diagnostics: &mut Vec<Diagnostic>) {
                 });
             }
         }
+        check_passing(node, &input, diagnostics);
         node.output = node.fields.output(&input);
         node.input = input;
+    }
+}
+
+/// A field that a node adds has one type behind it, also in the items that pass
+/// with a value of their own.
+fn check_passing(node: &GraphNode, input: &FieldSet, diagnostics: &mut Vec<Diagnostic>) {
+    for field in node
+        .fields
+        .adds
+        .iter()
+        .filter(|field| node.fields.keeps(field))
+    {
+        if let Some(ty) = input.get(&field.name).filter(|ty| *ty != field.ty) {
+            let (role, name) = (node.role.table(), &node.name);
+            let message = format!(
+                "{role} `{name}` adds `{}` as {}, and items bring it as {ty}",
+                field.name, field.ty
+            );
+            let hint = "give one of the two fields another name";
+            diagnostics.push(Diagnostic::new(node.span.clone(), message).hint(hint));
+        }
     }
 }
 
@@ -342,7 +368,11 @@ fn carry(assembled: &mut Assembled) {
         let node = &nodes[place];
         let mut names = std::mem::take(&mut needed[place]);
         for field in &node.fields.adds {
-            names.remove(&field.name);
+            // An item that the node does not handle passes with what it brought.
+            let passes = node.fields.keeps(field) && node.input.get(&field.name).is_some();
+            if !passes {
+                names.remove(&field.name);
+            }
         }
         // What routes the items here is looked at before the edge.
         let routed_by: Vec<Cow<'static, str>> = node

@@ -3,6 +3,9 @@
 mod check;
 mod routes;
 mod structure;
+#[cfg(test)]
+mod tests;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -76,7 +76,7 @@ impl Watched {
     pub(super) fn snapshot(&self) -> Snapshot {
         let (metrics, progress) = (&self.shared.metrics, &self.shared.progress);
         let (pages, pages_per_s) = self.shared.pages.now();
-        let nodes: Vec<NodeReport> = self.nodes.iter().map(WatchedNode::report).collect();
+        let nodes = self.node_reports();
         let sinks = nodes.iter().filter(|node| node.role == Role::Sink);
         Snapshot {
             elapsed_s: self.started.elapsed().as_secs_f64(),
@@ -102,8 +102,20 @@ impl Watched {
     }
 }
 
+impl Watched {
+    fn node_reports(&self) -> Vec<NodeReport> {
+        let nodes = self.nodes.iter().enumerate();
+        nodes
+            .map(|(place, node)| {
+                let gather = self.shared.gathers.get(&place);
+                node.report(gather.map_or(0, |gather| gather.most_held()))
+            })
+            .collect()
+    }
+}
+
 impl WatchedNode {
-    fn report(&self) -> NodeReport {
+    fn report(&self, most_held_items: usize) -> NodeReport {
         let metrics = &self.metrics;
         let counter = if self.role == Role::Source {
             &metrics.items_out
@@ -129,6 +141,7 @@ impl WatchedNode {
             blocked_s: metrics.seconds(Spent::Blocked),
             queue_items,
             queue_bytes,
+            most_held_items,
             batch_sizes: metrics.batch_sizes(),
             tokens: read(&metrics.tokens),
             padded_tokens: read(&metrics.padded_tokens),

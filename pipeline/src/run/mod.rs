@@ -23,7 +23,7 @@ mod test_kinds;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -395,22 +395,6 @@ impl Pipeline {
         Ok(n_dead)
     }
 
-    /// The nodes from which items come to the one that stands at `place`.
-    fn names_before(&self, place: usize) -> BTreeSet<Arc<str>> {
-        let mut places = BTreeSet::from([place]);
-        // Every node stands after its inputs.
-        for place in (0..=place).rev() {
-            if places.contains(&place) {
-                places.extend(&self.nodes[place].inputs);
-            }
-        }
-        places.remove(&place);
-        let names = places.into_iter();
-        names
-            .map(|place| Arc::clone(&self.nodes[place].name))
-            .collect()
-    }
-
     /// The sinks that each node leads to, by their places among the sinks.
     fn reach(&self) -> HashMap<Arc<str>, Arc<BTreeSet<usize>>> {
         let mut reach: Vec<BTreeSet<usize>> = self.nodes.iter().map(|_| BTreeSet::new()).collect();
@@ -438,7 +422,8 @@ impl Pipeline {
         nodes
             .filter_map(|(place, node)| {
                 let rule = node.rule.clone()?;
-                let gather = Gather::new(place, rule, node.workers, self.names_before(place));
+                let upstream = self.upstream(place, &rule);
+                let gather = Gather::new(place, rule, node.workers, upstream);
                 Some((place, Arc::new(gather)))
             })
             .collect()

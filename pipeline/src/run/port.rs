@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::document::Token;
+use crate::document::{PageCounts, Token};
 use crate::edge::EdgeSender;
 use crate::error::{ItemError, StageError};
 use crate::item::Item;
@@ -34,6 +34,11 @@ pub(super) struct Port {
     /// Keeps the page that was sent last from being taken for done while more
     /// of it may come.
     pub(super) last_page: Option<Token>,
+    /// What pages are counted for; none where nobody counts them.
+    pub(super) page_counts: Option<PageCounts>,
+    /// The token of a group that is all of one page: an item that is made from
+    /// scratch for that page belongs to it.
+    pub(super) group: Option<Token>,
 }
 
 /// An item of a batch, by the place in it, and the key of what was made of it.
@@ -42,6 +47,26 @@ pub(super) type Leaving = (usize, Key);
 /// The place in its batch of the item, or of that which it was made from.
 pub(super) fn slot(item: &Item) -> usize {
     item.token.as_ref().map_or(usize::MAX, Token::slot)
+}
+
+/// What the pages that `node` makes are counted for. Where joins wait for the
+/// pages of one node, those of all nodes are counted, to notice a document
+/// whose pages two nodes make.
+pub(super) fn page_counts(shared: &Shared, node: &str) -> Option<PageCounts> {
+    let counts = PageCounts {
+        for_resuming: shared.progress.can_stage(),
+        for_joins: shared.gathers.values().any(|g| g.releases_pages_of(node)),
+    };
+    let is_counted = counts.for_resuming || shared.gathers.values().any(|g| g.releases_pages());
+    is_counted.then_some(counts)
+}
+
+/// The token of a group whose items are all of one page.
+pub(super) fn token_of_page(group: &[Item]) -> Option<Token> {
+    let mut tokens = group.iter().map(|item| item.token.as_ref());
+    let first = tokens.next()??;
+    let is_one_page = tokens.all(|token| token.is_some_and(|token| token.shares_page(first)));
+    is_one_page.then(|| first.clone())
 }
 
 impl Port {
@@ -58,6 +83,7 @@ impl Port {
         self.left_before.clear();
         self.failed.clear();
         self.last_page = None;
+        self.group = None;
     }
 
     /// A further attempt at the batch begins: what has left stays so.
@@ -97,17 +123,22 @@ impl Port {
         let key = item.key();
         let tracker = &self.shared.tracker;
         let token = item.token.take();
+        let token = token.or_else(|| self.group.as_ref()?.of_same_page(key));
         // Made from scratch: it belongs to its document while that is under
         // way, and begins one otherwise.
-        let token = token.or_else(|| tracker.token_for(key.document));
+        let token = token.or_else(|| {
+            let token = tracker.token_for(key.document)?;
+            token.document().stall_as_a_whole();
+            Some(token)
+        });
         let mut token = token.unwrap_or_else(|| tracker.begin(item.origin()));
-        // Only a run that can resume inside documents counts pages.
-        let counts_pages = self.shared.progress.can_stage();
-        if let (Some(page), false, true) = (key.page, token.is_of_page(), counts_pages) {
+        if token.is_of_page() {
+            token.check_page(key.page);
+        } else if let (Some(page), Some(counts)) = (key.page, self.page_counts) {
             if token.document().has_page(&self.page_key, page) {
                 return false;
             }
-            token.join_page(&self.page_key, page);
+            token.join_page(&self.page_key, page, counts);
             self.last_page = Some(token.clone());
         }
         if let Some(page) = key.page {

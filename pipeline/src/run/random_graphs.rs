@@ -3,6 +3,7 @@
 
 mod cut;
 mod diamonds;
+mod flat_joins;
 mod kinds;
 mod model;
 mod shape;
@@ -19,7 +20,7 @@ use proptest::prelude::{ProptestConfig, Strategy, any};
 
 use self::kinds::World;
 use self::model::{Document, Expected, expect};
-use self::shape::{Raw, Shape};
+use self::shape::{MANY, Raw, Shape};
 use super::test_kinds::RUNTIME;
 use crate::{ConfigFile, Ledger, Report, Resources, RunControl};
 
@@ -130,7 +131,8 @@ fn assert_ends(world: &World, report: &Report, found: &Expected, toml: &str) {
     );
 }
 
-fn check(shape: &Shape) {
+/// Checks what a run comes to; returns its report.
+fn check(shape: &Shape) -> Report {
     let (ran, file) = run(&|folder| shape.toml(folder));
     let order: Vec<String> = file.pipelines()[0]
         .nodes()
@@ -155,16 +157,31 @@ fn check(shape: &Shape) {
     // Two items of one key share their letter.
     expected.dead.dedup();
     assert_eq!(ran.found, expected, "{}", shape.toml("."));
+    ran.report
+}
+
+/// Checks a shape of joins, and that none of them held most of a document. A
+/// part is held for each of its inputs, and a page has three parts at most.
+fn check_held(shape: &Shape) {
+    for node in check(shape).totals.nodes {
+        let most = node.most_held_items;
+        assert!(
+            most < MANY as usize,
+            "`{}` held {most} items\n{}",
+            node.name,
+            shape.toml(".")
+        );
+    }
 }
 
 /// So many shapes run at a time: they wait for the disk more than they work.
 const AT_A_TIME: usize = 6;
 
-fn check_all(shapes: &[Shape]) {
+fn check_all(shapes: &[Shape], check: impl Fn(&Shape) + Copy + Send) {
     std::thread::scope(|scope| {
         let running: Vec<_> = shapes
             .iter()
-            .map(|shape| scope.spawn(|| check(shape)))
+            .map(|shape| scope.spawn(move || check(shape)))
             .collect();
         for running in running {
             if let Err(panic) = running.join() {
@@ -189,6 +206,13 @@ fn shapes(
     vec(shape, 1..=2 * AT_A_TIME - 1)
 }
 
+/// Shapes of joins behind one stage that makes pages.
+fn joins() -> impl Strategy<Value = Vec<Shape>> {
+    let raw = (vec(any::<Raw>(), 2..=5), vec(any::<Raw>(), 1..=2));
+    let shape = raw.prop_map(|(stages, sinks)| Shape::of_joins(&stages, &sinks));
+    vec(shape, 1..=AT_A_TIME)
+}
+
 fn config() -> ProptestConfig {
     ProptestConfig {
         cases: 60,
@@ -203,22 +227,32 @@ proptest::proptest! {
 
     #[test]
     fn chains_do_what_the_model_says(shapes in shapes(1, 1..=3, 1)) {
-        check_all(&shapes);
+        check_all(&shapes, |shape| drop(check(shape)));
     }
 
     #[test]
     fn graphs_of_one_source_do_what_the_model_says(shapes in shapes(1, 3..=8, 3)) {
-        check_all(&shapes);
+        check_all(&shapes, |shape| drop(check(shape)));
     }
 
     #[test]
     fn graphs_of_two_sources_do_what_the_model_says(shapes in shapes(2, 1..=8, 3)) {
-        check_all(&shapes);
+        check_all(&shapes, |shape| drop(check(shape)));
     }
 
     #[test]
     fn edges_of_one_byte_hold_no_graph_up(shapes in shapes(1, 2..=8, 3)) {
         let shapes: Vec<Shape> = shapes.into_iter().map(Shape::with_smallest_edges).collect();
-        check_all(&shapes);
+        check_all(&shapes, |shape| drop(check(shape)));
+    }
+}
+
+proptest::proptest! {
+    // Documents of many pages take longer.
+    #![proptest_config(ProptestConfig { cases: 20, ..config() })]
+
+    #[test]
+    fn joins_hold_a_few_pages_of_many(shapes in joins()) {
+        check_all(&shapes, check_held);
     }
 }

@@ -210,6 +210,18 @@ impl SinkRunner {
             if let Some(delivery) = self.next_let_go()? {
                 return Ok(Received::Item(Box::new(delivery)));
             }
+            // Before the queue, so that what is held does not grow while items come.
+            if let Some(gather) = &self.gather
+                && let Ok(stalled) = gather.stalled().try_recv()
+            {
+                let let_go = gather.flush_stalled(&stalled);
+                // What waits for items that a cancelled run dropped has not stalled.
+                if self.shared.stop.is_cancelled() {
+                    return Err(StageError::Cancelled);
+                }
+                self.let_go.extend(let_go);
+                continue;
+            }
             let message = self.inbox.receiver.try_recv();
             // What was cancelled meanwhile may be half a document.
             if self.shared.stop.is_cancelled() {
@@ -228,12 +240,6 @@ impl SinkRunner {
                 },
                 Err(TryRecvError::Disconnected) => return Ok(Received::Closed),
                 Err(TryRecvError::Empty) => {}
-            }
-            if let Some(gather) = &self.gather
-                && let Ok(document) = gather.stalled().try_recv()
-            {
-                self.let_go.extend(gather.flush_stalled(&document));
-                continue;
             }
             if patience.is_zero() {
                 return Ok(Received::Idle);

@@ -334,6 +334,13 @@ fn watch_documents(shared: &Arc<Shared>, sinks: Vec<Mailbox>) {
                     gather.stall(document);
                 }
             }
+            Event::PageStalled(document, page) => {
+                for place in page.holders() {
+                    if let Some(gather) = shared.gathers.get(&place) {
+                        gather.stall_page(document, page);
+                    }
+                }
+            }
             Event::Ended(document, end) => {
                 if shared.stop.is_cancelled() {
                     document.fail(); // What it lacks was dropped on its way.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::port::{Port, slot};
+use super::port::{Port, page_counts, slot, token_of_page};
 use crate::batch::{BatchPolicy, Batcher, Next};
 use crate::edge::{EdgeSender, Inbox};
 use crate::error::{ItemError, StageError};
@@ -50,6 +50,8 @@ impl Worker {
             left_before: HashMap::new(),
             failed: Vec::new(),
             last_page: None,
+            page_counts: page_counts(&self.shared, &self.node),
+            group: None,
         };
         let mut running = Running {
             stage: self.stage,
@@ -156,7 +158,9 @@ impl Running {
         // The copies share their values. They keep the documents in flight, and
         // say which items a panic took.
         let copies = batch.clone();
+        self.port.group = is_group.then(|| token_of_page(&copies)).flatten();
         let ended = self.work_on(batch, &copies, is_group);
+        self.port.group = None;
         if ended.is_err() {
             // Before the copies are dropped, and their documents may end.
             fail_documents(&copies);

@@ -25,6 +25,12 @@ pub(super) struct CutConfig {
     /// The page that goes nowhere.
     #[serde(default)]
     drops: u32,
+    /// Of so many pages only the last one goes on.
+    #[serde(default)]
+    keeps_one_in: u32,
+    /// Of so many pages the last one is set aside.
+    #[serde(default)]
+    sets_aside_one_in: u32,
     #[serde(default)]
     sets_aside: u32,
     /// Holds items back to the end.
@@ -91,10 +97,16 @@ impl Stage for Cut {
         }
         for mut item in batch {
             let page = item.key().page.unwrap_or(0);
-            if page > 0 && page == self.config.drops {
+            let is_last_of = |n: u32| page > 0 && n > 0 && page.is_multiple_of(n);
+            let keeps_one_in = self.config.keeps_one_in;
+            if page > 0 && page == self.config.drops
+                || keeps_one_in > 0 && !is_last_of(keeps_one_in)
+            {
                 continue;
             }
-            if page > 0 && page == self.config.sets_aside {
+            if page > 0 && page == self.config.sets_aside
+                || is_last_of(self.config.sets_aside_one_in)
+            {
                 outlet.dead_letter(item, ItemError::new("cut", "it is odd"));
                 continue;
             }

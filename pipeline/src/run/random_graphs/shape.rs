@@ -102,10 +102,33 @@ pub(super) fn changed(v: i64, by: u64) -> i64 {
     (mix(v.cast_unsigned(), by) >> 33).cast_signed()
 }
 
+/// Stages of this salt split an item into [`MANY`] parts.
+const SPLITS_INTO_MANY: u64 = 1_000_000;
+
+/// Pages of a document that no join may hold all of.
+pub(super) const MANY: u32 = 150;
+
 /// How many parts an item is split into.
 pub(super) fn n_parts(salt: u64, v: i64) -> u32 {
+    if salt == SPLITS_INTO_MANY {
+        return MANY;
+    }
     u32::try_from(mix(salt, v.cast_unsigned()) % 4).expect("it is below 4")
 }
+
+/// What stages between pages and their joins do: none that waits for the
+/// document, or holds its items to the end.
+const ON_PAGES: [Does; 9] = [
+    Does::Step,
+    Does::Filter,
+    Does::SetAside,
+    Does::Split,
+    Does::PanicBefore,
+    Does::PanicAfter,
+    Does::Flaky,
+    Does::SplitSetAside,
+    Does::Gather,
+];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unmatched {
@@ -216,6 +239,46 @@ impl Shape {
             let mut sink = node(format!("k{number}"), Role::Sink { acks }, raw);
             sink.inputs = inputs(raw, n_senders);
             nodes.push(sink);
+        }
+        let mut shape = Self { nodes };
+        shape.leave_nothing_unread(n_senders);
+        shape.stay_small();
+        shape.join_what_is_unique();
+        shape.give_every_item_a_way();
+        shape
+    }
+
+    /// One source whose documents the first stage splits into many pages. All
+    /// other nodes take from that stage or from others behind it, and each that
+    /// takes from several nodes is a join.
+    pub(super) fn of_joins(stages: &[Raw], sinks: &[Raw]) -> Self {
+        let source = Role::Source { n_documents: 1 };
+        let mut nodes = vec![node("s0".into(), source, &[0; 12])];
+        let stage = |does, workers| Role::Stage {
+            does,
+            by_page: true,
+            workers,
+        };
+        let mut pages = node("n0".into(), stage(Does::Split, 1), &[0; 12]);
+        (pages.inputs, pages.salt) = (vec![0], SPLITS_INTO_MANY);
+        nodes.push(pages);
+        for (number, raw) in stages.iter().enumerate() {
+            let does = ON_PAGES[usize::from(raw[0]) % ON_PAGES.len()];
+            let name = format!("n{}", number + 1);
+            nodes.push(node(name, stage(does, 1 + raw[8] % 2), &joining(raw)));
+        }
+        let n_senders = nodes.len();
+        for (number, raw) in sinks.iter().enumerate() {
+            let role = Role::Sink { acks: "end" };
+            nodes.push(node(format!("k{number}"), role, &joining(raw)));
+        }
+        for (place, raw) in (2..).zip(stages.iter().chain(sinks)) {
+            let n_before = place.min(n_senders) - 1;
+            let inputs = inputs(raw, n_before).into_iter();
+            nodes[place].inputs = inputs.map(|input| input + 1).collect();
+        }
+        for node in &mut nodes {
+            (node.max_items, node.waits, node.edge) = (1, false, 2);
         }
         let mut shape = Self { nodes };
         shape.leave_nothing_unread(n_senders);
@@ -424,6 +487,13 @@ impl Shape {
             items => line(format!("edge = {{ max_items = {items} }}")),
         }
     }
+}
+
+/// The numbers of a node that joins if it has several inputs.
+fn joining(raw: &Raw) -> Raw {
+    let mut raw = *raw;
+    raw[1] |= 4;
+    raw
 }
 
 fn node(name: String, role: Role, raw: &Raw) -> Node {
