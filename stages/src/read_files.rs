@@ -104,6 +104,7 @@ impl SourceConfig for ReadFilesConfig {
     const KIND: &'static str = "read_files";
     const ABOUT: &'static str = "PDF and image files of a folder";
     const EXAMPLE: &'static str = "path = \".\"\ninclude = [\"**/*.pdf\", \"**/*.png\"]\n";
+    const PATHS: &'static [&'static str] = &["path"];
 
     fn fields(&self) -> Fields {
         Fields::provides([Field::DOCUMENT])

@@ -127,6 +127,7 @@ impl SinkConfig for LanceDbConfig {
     const KIND: &'static str = "lancedb";
     const ABOUT: &'static str = "stores rows in a LanceDB table, each document's as a whole";
     const EXAMPLE: &'static str = "uri = \"data/lancedb\"\ntable = \"pages\"";
+    const PATHS: &'static [&'static str] = &["uri"];
 
     fn build(&self, _: &Resources) -> Result<Box<dyn Sink>, FieldError> {
         Ok(Box::new(LanceDb::new(self.clone())?))

@@ -147,6 +147,7 @@ impl StageConfig for RenderPdfConfig {
     const KIND: &'static str = "render_pdf";
     const ABOUT: &'static str = "PDF documents to page images, with the text layer beside them";
     const EXAMPLE: &'static str = "long_side_px = 1024\nlimits = { page_s = 20 }\n";
+    const PATHS: &'static [&'static str] = &["pdfium"];
 
     fn fields(&self) -> Fields {
         let mut adds = vec![Field::IMAGE, TITLE, AUTHOR, PAGE_COUNT, RENDERER];
