@@ -303,7 +303,7 @@ pub use report::{NodeReport, Report, Snapshot, StopReason};
 pub use retry::{OnError, Retry};
 pub use run::{RunControl, RunError, RunOptions};
 pub use secrets::Secrets;
-pub use source_outlet::{FeedAgain, KnownDocument, Provenance, SourceOutlet};
+pub use source_outlet::{FeedAgain, Idle, KnownDocument, Provenance, SourceOutlet};
 pub use stage::{
     Delivery, Ended, Inventory, Outlet, Resources, Sink, SinkConfig, SinkInput, SinkPlace, Source,
     SourceConfig, Stage, StageConfig, StagedRows, StoredDocument,

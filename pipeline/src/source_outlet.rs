@@ -1,7 +1,7 @@
 //! What a source sends through.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::document::{Arrival, Partial, Resumed, Token};
 use crate::edge::{EdgeSender, Stop};
@@ -37,6 +37,22 @@ impl Drop for Sending {
         if !self.is_sent {
             self.token.document().fail();
         }
+    }
+}
+
+/// A source waits for input; see [`SourceOutlet::idle`].
+#[derive(Debug)]
+pub struct Idle {
+    metrics: Arc<NodeMetrics>,
+    lane: Lane,
+    since: Instant,
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        let time = self.since.elapsed();
+        self.metrics.spend(Spent::Starved, time);
+        self.lane.wait("starved", time);
     }
 }
 
@@ -309,10 +325,16 @@ impl SourceOutlet {
         add_one(&self.shared.metrics.documents_skipped);
     }
 
-    /// Counts time in which the source had nothing to do but wait for what may come.
-    pub fn starved(&self, time: Duration) {
-        self.metrics.spend(Spent::Starved, time);
-        self.lane.wait("starved", time);
+    /// Counts the time until the guard is dropped as starved: the source has
+    /// nothing to do but wait for what may come. A source that is asked to stop
+    /// meanwhile, or is cancelled, drops the guard too.
+    #[must_use = "the time until the guard is dropped is counted"]
+    pub fn idle(&self) -> Idle {
+        Idle {
+            metrics: Arc::clone(&self.metrics),
+            lane: self.lane.clone(),
+            since: Instant::now(),
+        }
     }
 
     /// Whether the source is asked to stop: send no more and return.
@@ -327,5 +349,66 @@ impl SourceOutlet {
 
     fn stop(&self) -> &Stop {
         &self.shared.stop
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::{
+        Field, Pipeline, Report, Resources, RunControl, RunError, Source, from_source, sink_fn,
+    };
+
+    /// A source that is a function of its outlet.
+    struct Calls<F>(F);
+
+    impl<F> Source for Calls<F>
+    where
+        F: FnOnce(SourceOutlet) -> BoxFuture<'static, Result<(), StageError>> + Send,
+    {
+        fn run(
+            self: Box<Self>,
+            outlet: SourceOutlet,
+        ) -> BoxFuture<'static, Result<(), StageError>> {
+            (self.0)(outlet)
+        }
+    }
+
+    async fn run<F>(control: &RunControl, source: F) -> Result<Report, RunError>
+    where
+        F: FnOnce(SourceOutlet) -> BoxFuture<'static, Result<(), StageError>> + Send + 'static,
+    {
+        let pipeline = Pipeline::builder("p")
+            .source("texts", from_source(Calls(source)).provides([Field::TEXT]))
+            .sink("rows", sink_fn(async |_: Vec<Item>| Ok(())))
+            .build(&Resources::default());
+        pipeline.expect("it is sound").run(control).await
+    }
+
+    #[tokio::test]
+    async fn a_source_that_waits_until_it_is_drained_or_cancelled_is_starved() {
+        for end in [RunControl::drain, RunControl::cancel] {
+            let control = RunControl::default();
+            let running = run(&control, |outlet| {
+                Box::pin(async move {
+                    let _idle = outlet.idle();
+                    outlet.draining().await;
+                    Ok(())
+                })
+            });
+            let ending = async {
+                control.started().await;
+                while control.snapshot().is_none_or(|now| now.elapsed_s < 0.05) {
+                    tokio::task::yield_now().await;
+                }
+                end(&control);
+            };
+            let (ended, ()) = tokio::join!(running, ending);
+            let node = &ended.expect("nothing fails").totals.nodes[0];
+            assert!(node.starved_s > 0.03, "{node:?}");
+            assert!(node.busy_s < node.starved_s / 2.0, "{node:?}");
+        }
     }
 }

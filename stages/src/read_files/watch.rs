@@ -73,6 +73,9 @@ impl Watch {
             }
             let wake_at = tokio::time::Instant::from_std(plan.wake_at());
             let is_idle = jobs.is_empty() && !is_scanning;
+            // Dropped at the end of the wait, be it by an event, by draining or by
+            // cancelling the run.
+            let idle = is_idle.then(|| self.pass.outlet.idle());
             tokio::select! {
                 biased;
                 () = self.pass.outlet.draining() => break,
@@ -88,9 +91,7 @@ impl Watch {
                 () = self.notices.came() => {}
                 () = tokio::time::sleep_until(wake_at), if !is_scanning => {}
             }
-            if is_idle {
-                self.pass.outlet.starved(now.elapsed());
-            }
+            drop(idle);
         }
         // A document that is half sent must not look like one that has ended.
         while let Some(done) = jobs.next().await {

@@ -329,7 +329,18 @@ async fn a_silent_input_keeps_no_run_from_ending() {
     let test = async {
         let (items, _) = runs.kept.wait_for(1, 0).await;
         assert_eq!(&*items[0].origin().uri, a.trim_end());
+        while runs
+            .control
+            .snapshot()
+            .is_none_or(|now| now.elapsed_s < 0.2)
+        {
+            tokio::task::yield_now().await;
+        }
         runs.control.drain();
     };
-    tokio::join!(waiting, test);
+    let (ran, ()) = tokio::join!(waiting, test);
+    // It waited for a line for nearly all of the time.
+    let node = &ran.report.totals.nodes[0];
+    assert!(node.starved_s > 0.1, "{node:?}");
+    assert!(node.busy_s < node.starved_s / 2.0, "{node:?}");
 }

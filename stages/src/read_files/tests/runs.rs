@@ -325,3 +325,28 @@ async fn a_watched_file_may_be_replaced() {
     let (ran, ()) = tokio::join!(runs.run::<ReadFilesConfig>(&settings), test);
     assert_eq!(ran.removed, [""; 0]);
 }
+
+/// Waits until the run has gone on for so long.
+async fn until(runs: &Runs, elapsed_s: f64) {
+    let is_early = || {
+        let now = runs.control.snapshot();
+        now.is_none_or(|now| now.elapsed_s < elapsed_s)
+    };
+    while is_early() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_watched_folder_in_which_nothing_happens_is_starved() {
+    let runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    let ran = watch(&runs, async {
+        runs.kept.wait_for(1, 0).await;
+        until(&runs, 0.5).await;
+    })
+    .await;
+    let node = &ran.report.totals.nodes[0];
+    assert!(node.starved_s > 0.25, "{node:?}");
+    assert!(node.busy_s < node.starved_s / 2.0, "{node:?}");
+}
