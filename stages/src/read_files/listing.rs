@@ -147,13 +147,27 @@ impl Listing {
     }
 
     fn look_at(&self, entry: DirEntry, listed: &mut Listed) {
-        let kind = entry.file_type();
+        // The root is read even where it is a symbolic link.
+        let is_root_link = entry.path_is_symlink() && entry.path() == self.root;
+        let root = is_root_link.then(|| std::fs::metadata(&self.root));
+        let kind = match &root {
+            None => entry.file_type(),
+            Some(Ok(root)) => root.file_type(),
+            Some(Err(_)) => {
+                listed.is_without_root = true; // It went since the walk began.
+                return;
+            }
+        };
         if kind.is_dir() || !self.chooses(entry.path()) {
             return;
         }
         let problem = |reason, hint| Err(ItemError::new("read", reason).hint(hint));
         let file = if kind.is_file() {
-            match entry.metadata() {
+            let metadata = match root {
+                Some(Ok(root)) => Ok(root),
+                _ => entry.metadata(),
+            };
+            match metadata {
                 Ok(metadata) => Ok(Seen {
                     state: FileState::of(&metadata),
                     at: (self.clock)(),

@@ -104,6 +104,10 @@ fn a_path_may_be_a_file_even_a_hidden_one() {
     put(root.path(), ".a.pdf", PDF);
     let path = root.path().join(".a.pdf");
     assert_eq!(names(&config(&path)), [path.to_str().unwrap()]);
+    let link = root.path().join("link.pdf");
+    symlink(".a.pdf", &link).unwrap();
+    let expected = [(link.to_str().unwrap().to_owned(), None)];
+    assert_eq!(list(&config(&link)), expected);
     let only_pdf = ReadFilesConfig {
         include: vec!["*.pdf".into()],
         ..config(&path)

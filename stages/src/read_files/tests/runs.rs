@@ -185,6 +185,40 @@ async fn a_pruning_run_removes_what_is_gone_and_nothing_else() {
     assert_eq!(ran.removed, [""; 0]);
 }
 
+#[tokio::test]
+async fn a_root_that_is_a_symbolic_link_is_read_pruned_and_watched() {
+    let mut runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    runs.put("b.pdf", PDF);
+    runs.put("in/c.pdf", PDF);
+    let (folder, link) = (runs.path("real"), runs.path("documents"));
+    fs::rename(&link, &folder).unwrap();
+    symlink("real", &link).unwrap();
+    let ran = run::<LaterConfig>(&runs, "").await;
+    let expected = names_of(&["a.pdf", "b.pdf", "in/c.pdf"]);
+    assert_eq!(sent_and_removed(&runs, &ran), (expected, vec![]));
+    assert!(ran.letters.is_empty());
+    fs::remove_file(folder.join("b.pdf")).unwrap();
+    runs.options.prune = true;
+    let ran = run::<LaterConfig>(&runs, "").await;
+    assert_eq!(ran.report.totals.documents_skipped, 2);
+    let removed = names_of(&["b.pdf"]);
+    assert_eq!(sent_and_removed(&runs, &ran), (vec![], removed));
+    runs.control = pagemill_pipeline::RunControl::default();
+    // Only what the system tells is followed, in the folder itself as well.
+    watch(&runs, async {
+        runs.put("new.pdf", PDF);
+        let (items, _) = runs.kept.wait_for(1, 0).await;
+        assert_eq!(runs.name_of(&items[0].origin().uri), "new.pdf");
+        runs.put("new.pdf", PNG);
+        runs.kept.wait_for(1, 0).await;
+        fs::remove_file(folder.join("new.pdf")).unwrap();
+        let (_, removed) = runs.kept.wait_for(0, 1).await;
+        assert_eq!(runs.name_of(&removed[0]), "new.pdf");
+    })
+    .await;
+}
+
 fn letter(uri: String) -> FeedAgain {
     FeedAgain { uri, input: None }
 }
