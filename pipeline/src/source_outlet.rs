@@ -10,6 +10,7 @@ use crate::item::Item;
 use crate::key::{DocumentId, Key, Origin};
 use crate::ledger::Wanted;
 use crate::metrics::{NodeMetrics, Spent, add_one};
+use crate::prune::Prune;
 use crate::retry::OnError;
 use crate::run::Shared;
 use crate::trace::Lane;
@@ -259,9 +260,15 @@ impl SourceOutlet {
         self.shared.progress.known(&self.node)
     }
 
-    /// Whether documents that are gone are to be removed by a run that ends by itself.
-    pub fn prunes(&self) -> bool {
+    /// Which documents that are gone a run that ends by itself removes.
+    pub fn prune(&self) -> Prune {
         self.shared.options.prune
+    }
+
+    /// Reports an error that does not stop the run: every node finishes its
+    /// work, and then the run fails with the error.
+    pub fn fail_at_end(&self, error: StageError) {
+        self.shared.fail_at_end(&self.node, error);
     }
 
     /// The only documents that this run is to send, where it is one that
@@ -358,7 +365,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        Field, Pipeline, Report, Resources, RunControl, RunError, Source, from_source, sink_fn,
+        Field, Pipeline, Report, Resources, RunControl, RunError, Source, StopReason, from_source,
+        sink_fn,
     };
 
     /// A source that is a function of its outlet.
@@ -385,6 +393,26 @@ mod tests {
             .sink("rows", sink_fn(async |_: Vec<Item>| Ok(())))
             .build(&Resources::default());
         pipeline.expect("it is sound").run(control).await
+    }
+
+    #[tokio::test]
+    async fn a_failure_at_the_end_lets_the_run_finish_its_work() {
+        let control = RunControl::default();
+        let ended = run(&control, |outlet| {
+            Box::pin(async move {
+                outlet.fail_at_end(StageError::fatal("a folder is empty", "fill it"));
+                for name in ["a", "b", "c"] {
+                    outlet.send(Item::of_text(name, "text")).await?;
+                }
+                Ok(())
+            })
+        });
+        let error = ended.await.expect_err("it fails at its end");
+        let report = error.report.as_ref().expect("it has run");
+        assert_eq!(report.stopped, StopReason::Finished);
+        assert_eq!(report.totals.items_stored, 3);
+        let expected = "pipeline `p` stopped at `texts`: a folder is empty";
+        assert_eq!(error.to_string(), expected);
     }
 
     #[tokio::test]

@@ -61,6 +61,11 @@ pub(super) enum Observed {
 }
 
 impl Listed {
+    /// Whether a file was found that can be read, as far as listing can tell.
+    pub(super) fn has_files(&self) -> bool {
+        self.found.iter().any(|found| found.file.is_ok())
+    }
+
     /// Those of `known` URIs at `place` or below it that are gone for sure.
     pub(super) fn missing(
         &self,

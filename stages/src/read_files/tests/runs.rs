@@ -1,5 +1,7 @@
 //! The source in a run: once, pruning, feeding letters again, and watching.
 
+use pagemill_pipeline::Prune;
+
 use super::*;
 use crate::testing::sources::{Ran, Runs};
 
@@ -167,7 +169,7 @@ async fn a_pruning_run_removes_what_is_gone_and_nothing_else() {
     fs::remove_file(runs.path("documents/b.pdf")).unwrap();
     let ran = run::<LaterConfig>(&runs, "").await;
     assert_eq!(sent_and_removed(&runs, &ran), (vec![], vec![]));
-    runs.options.prune = true;
+    runs.options.prune = Prune::Gone;
     let ran = run::<LaterConfig>(&runs, "").await;
     assert_eq!(
         sent_and_removed(&runs, &ran),
@@ -186,6 +188,36 @@ async fn a_pruning_run_removes_what_is_gone_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn pruning_is_refused_where_nothing_is_found_and_the_run_fails_at_its_end() {
+    let mut runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    runs.put("b.pdf", PDF);
+    run::<LaterConfig>(&runs, "").await;
+    let settings = format!("path = {:?}\ninclude = [\"*.png\"]", runs.path("documents"));
+    runs.options.prune = Prune::Gone;
+    let (ran, error) = runs.run_to_end::<LaterConfig>(&settings).await;
+    assert_eq!(ran.removed, [""; 0]);
+    assert_eq!(ran.report.stopped, StopReason::Finished);
+    let error = error.unwrap();
+    let expected = "pipeline `p` stopped at `it`: pruning is refused: no file was found, and 2 \
+                    documents are known";
+    assert!(error.to_string().starts_with(expected), "{error}");
+    assert!(error.error.hint().unwrap().contains("`--prune=all`"));
+    // What cannot be read is no file either.
+    symlink("nowhere", runs.path("documents/link.png")).unwrap();
+    assert!(runs.run_to_end::<LaterConfig>(&settings).await.1.is_some());
+    runs.options.prune = Prune::All;
+    let ran = runs.run::<LaterConfig>(&settings).await;
+    let mut removed = sent_and_removed(&runs, &ran).1;
+    removed.sort();
+    assert_eq!(removed, ["a.pdf", "b.pdf"]);
+    // Nothing is known any more, so there is nothing to refuse.
+    runs.options.prune = Prune::Gone;
+    let (ran, error) = runs.run_to_end::<LaterConfig>(&settings).await;
+    assert!(error.is_none() && ran.removed.is_empty());
+}
+
+#[tokio::test]
 async fn a_root_that_is_a_symbolic_link_is_read_pruned_and_watched() {
     let mut runs = Runs::new();
     runs.put("a.pdf", PDF);
@@ -199,7 +231,7 @@ async fn a_root_that_is_a_symbolic_link_is_read_pruned_and_watched() {
     assert_eq!(sent_and_removed(&runs, &ran), (expected, vec![]));
     assert!(ran.letters.is_empty());
     fs::remove_file(folder.join("b.pdf")).unwrap();
-    runs.options.prune = true;
+    runs.options.prune = Prune::Gone;
     let ran = run::<LaterConfig>(&runs, "").await;
     assert_eq!(ran.report.totals.documents_skipped, 2);
     let removed = names_of(&["b.pdf"]);
@@ -358,6 +390,33 @@ async fn a_watched_file_may_be_replaced() {
     };
     let (ran, ()) = tokio::join!(runs.run::<ReadFilesConfig>(&settings), test);
     assert_eq!(ran.removed, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_watched_folder_that_is_empty_at_the_start_loses_no_rows() {
+    let mut runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    runs.put("b.pdf", PDF);
+    run::<LaterConfig>(&runs, "").await;
+    let documents = runs.path("documents");
+    for name in ["a.pdf", "b.pdf"] {
+        fs::remove_file(documents.join(name)).unwrap();
+    }
+    runs.control = pagemill_pipeline::RunControl::default();
+    let ran = watch(&runs, async {
+        // Long enough for it to be seen gone twice, 10 ms apart.
+        until(&runs, 0.2).await;
+        let now = runs.control.snapshot().unwrap();
+        assert_eq!(now.documents_removed, 0);
+        runs.put("c.pdf", PDF);
+        let (items, mut removed) = runs.kept.wait_for(1, 2).await;
+        assert_eq!(runs.name_of(&items[0].origin().uri), "c.pdf");
+        removed.sort();
+        assert_eq!(runs.name_of(&removed[1]), "b.pdf");
+    })
+    .await;
+    let totals = ran.report.totals;
+    assert_eq!((totals.documents_done, totals.documents_removed), (1, 2));
 }
 
 /// Waits until the run has gone on for so long.
