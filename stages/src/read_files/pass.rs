@@ -74,7 +74,7 @@ impl Pass {
         if self.outlet.prune() == Prune::No {
             return Ok((listed, Missing::default()));
         }
-        let root = &self.listing.root_uri();
+        let root = &self.listing.uri;
         let known: Vec<String> = self
             .known()?
             .filter(|uri| is_at_or_below(uri, root))

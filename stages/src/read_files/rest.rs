@@ -140,7 +140,7 @@ impl Plan {
         now: Instant,
     ) -> Self {
         let own = known.into_iter();
-        let own = own.filter(|uri| is_at_or_below(uri, &listing.root_uri()));
+        let own = own.filter(|uri| is_at_or_below(uri, &listing.uri));
         let stored = || Document {
             is_stored: true,
             ..Document::default()
@@ -244,7 +244,7 @@ impl Plan {
         self.next_listing = now + rescan.max(took * RESCAN_PAUSE);
         if let Some(listed) = listed {
             self.pause_until = now + took * RESCAN_PAUSE;
-            let place = self.listing.root_uri();
+            let place = self.listing.uri.clone();
             self.take_in(now, &place, listed);
         } else {
             self.forget_what_seems_gone();
@@ -262,7 +262,7 @@ impl Plan {
             self.next_listing = now;
         }
         for (path, observed) in seen.into_iter().flatten() {
-            let uri = self.listing.uri(&path);
+            let uri = self.listing.uri_of(&path);
             match observed {
                 Observed::There(listed) => self.take_in(now, &uri, listed),
                 Observed::Unclear => self.list_soon(now),

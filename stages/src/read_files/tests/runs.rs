@@ -218,6 +218,29 @@ async fn pruning_is_refused_where_nothing_is_found_and_the_run_fails_at_its_end(
 }
 
 #[tokio::test]
+async fn a_folder_with_a_root_may_be_moved() {
+    let mut runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    runs.put("b.pdf", PDF);
+    let ran = run::<LaterConfig>(&runs, "root = \"papers\"").await;
+    assert_eq!(ran.uris(), ["papers/a.pdf", "papers/b.pdf"]);
+    fs::rename(runs.path("documents"), runs.path("elsewhere")).unwrap();
+    fs::remove_file(runs.path("elsewhere/b.pdf")).unwrap();
+    runs.options.prune = Prune::Gone;
+    let moved = format!("path = {:?}\nroot = \"papers\"", runs.path("elsewhere"));
+    let ran = runs.run::<LaterConfig>(&moved).await;
+    assert_eq!(ran.removed, ["papers/b.pdf"]);
+    assert_eq!(
+        (ran.items.len(), ran.report.totals.documents_skipped),
+        (0, 1)
+    );
+    runs.options.prune = Prune::No;
+    runs.options.retries = Some(vec![letter("papers/a.pdf".into())]);
+    let ran = runs.run::<LaterConfig>(&moved).await;
+    assert_eq!(ran.uris(), ["papers/a.pdf"]);
+}
+
+#[tokio::test]
 async fn a_root_that_is_a_symbolic_link_is_read_pruned_and_watched() {
     let mut runs = Runs::new();
     runs.put("a.pdf", PDF);

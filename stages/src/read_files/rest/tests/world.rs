@@ -41,6 +41,7 @@ impl World {
     pub(super) fn new(known: &[&str]) -> Self {
         let listing = Listing {
             root: ROOT.into(),
+            uri: ROOT.into(),
             include: GlobSet::empty(),
             exclude: GlobSet::empty(),
             follow_links: false,
