@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 use pagemill::pipeline::{DocumentId, Ledger, LedgerDocument};
@@ -10,8 +10,9 @@ use pagemill::{ConfigFile, Graph};
 use serde_json::{Value, json};
 
 use crate::dead_letters::filed_letters;
+use crate::document_names::{Named, WorkingDirectory};
 use crate::run::tell_error;
-use crate::{ConfigArgs, DONE, FAILED, Hinted};
+use crate::{ConfigArgs, DONE, FAILED, Hinted, plain};
 
 /// The record of what is done, so that the next run need not do it again.
 #[derive(Args)]
@@ -118,6 +119,7 @@ fn list(args: &ListArgs) -> anyhow::Result<u8> {
         "{:>8}  {:>4}  {:6}  document",
         "rows", "dead", "status"
     )?;
+    let folder = WorkingDirectory::current();
     for document in &documents {
         // Each sink has the rows; a document is as large as in the fullest.
         let n_rows = document.rows.values().max().copied().unwrap_or(0);
@@ -126,7 +128,7 @@ fn list(args: &ListArgs) -> anyhow::Result<u8> {
             "{n_rows:>8}  {:>4}  {:6}  {}",
             document.n_dead,
             status(document, &fingerprint),
-            document.uri
+            plain(&folder.shown(&document.uri))
         )?;
     }
     let n_again = documents
@@ -194,9 +196,10 @@ fn note_dead_letters(graph: &Graph, folder: &Path) -> Result<(), Hinted> {
 fn forget(args: &ForgetArgs) -> anyhow::Result<u8> {
     let file = args.config.read()?;
     let known = known(&file, args.pipeline.as_deref())?;
-    for path in &args.paths {
+    let names: Vec<Named<'_>> = args.paths.iter().map(|path| Named::new(path)).collect();
+    for (path, name) in args.paths.iter().zip(&names) {
         let mut documents = known.iter().flat_map(|(_, _, documents)| documents);
-        if !documents.any(|document| is_below(&document.uri, path)) {
+        if !documents.any(|document| name.holds(&document.uri)) {
             return Err(Hinted::usage(
                 format!("no ledger knows a document `{path}`"),
                 "`pagemill ledger list` shows the documents as they are known",
@@ -206,10 +209,8 @@ fn forget(args: &ForgetArgs) -> anyhow::Result<u8> {
     }
     let mut stdout = std::io::stdout().lock();
     for (graph, ledger, documents) in &known {
-        let named = documents.iter().filter(|document| {
-            let mut paths = args.paths.iter();
-            paths.any(|path| is_below(&document.uri, path))
-        });
+        let is_named = |uri: &str| names.iter().any(|name| name.holds(uri));
+        let named = documents.iter().filter(|document| is_named(&document.uri));
         let named: Vec<DocumentId> = named.map(|document| document.id).collect();
         if named.is_empty() {
             continue;
@@ -246,24 +247,4 @@ fn known<'a>(file: &'a ConfigFile, pipeline: Option<&str>) -> anyhow::Result<Vec
         }
     }
     Ok(known)
-}
-
-/// Whether `uri` is what `path` names, or lies in the folder that it names.
-fn is_below(uri: &str, path: &str) -> bool {
-    let plain = |path: &str| -> PathBuf { Path::new(path).components().collect() };
-    uri == path || plain(uri).starts_with(plain(path.trim_start_matches("./")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_folder_names_all_that_is_below_it() {
-        assert!(is_below("papers/a.pdf", "papers/a.pdf"));
-        assert!(is_below("papers/a.pdf", "./papers/"));
-        assert!(is_below("https://a.org/b?c=d", "https://a.org/b?c=d"));
-        assert!(!is_below("papers/a.pdf", "paper"));
-        assert!(!is_below("papers/a.pdf", "papers/b.pdf"));
-    }
 }

@@ -2,6 +2,7 @@
 
 mod check;
 mod dead_letters;
+mod document_names;
 mod drawing;
 mod embed;
 mod explain;

@@ -8,6 +8,7 @@ use pagemill::models::ModelPlaces;
 use pagemill::sinks::lancedb::{Hit, PageDetail, Question, SearchMode};
 use pagemill::{EmbeddedQuestion, Searcher};
 
+use crate::document_names::WorkingDirectory;
 use crate::explain::Asked;
 use crate::{ConfigArgs, DONE, Hinted, plain};
 
@@ -99,6 +100,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<u8> {
     if hits.is_empty() {
         writeln!(stdout, "nothing found")?;
     }
+    let folder = WorkingDirectory::current();
     for (index, hit) in hits.iter().enumerate() {
         let page = hit
             .page
@@ -107,7 +109,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<u8> {
             stdout,
             "{}. {}{page}  (score {:.4})",
             index + 1,
-            plain(&hit.document),
+            plain(&folder.shown(&hit.document)),
             hit.score
         )?;
         for line in wrapped(&hit.text) {

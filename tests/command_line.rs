@@ -55,7 +55,8 @@ fn a_setting_can_be_overridden() {
     fs::write(mill.path("other/c.pdf"), page_of("third")).unwrap();
     let output = mill.command(&["run", "p", "--json", "--set", "p.source.files.path=other"]);
     assert_eq!(json(&output)["documents_done"], 1, "{}", stderr(&output));
-    assert_eq!(mill.rows()[0]["document"], "other/c.pdf");
+    let document = mill.rows()[0]["document"].clone();
+    assert!(document.as_str().unwrap().ends_with("/other/c.pdf"));
 }
 
 #[test]

@@ -24,7 +24,8 @@ fn letters(mill: &Mill) -> Vec<Value> {
     json(&output).as_array().unwrap().clone()
 }
 
-fn letter_of(mill: &Mill, document: &str) -> Value {
+fn letter_of(mill: &Mill, name: &str) -> Value {
+    let document = mill.uri(name);
     let letters = letters(mill);
     let mut letters = letters.iter();
     let letter = letters.find(|letter| letter["document"] == document);
@@ -37,13 +38,14 @@ fn letters_are_listed_and_shown_with_what_to_do() {
     let output = mill.command(&["dead-letters", "list"]);
     let text = stdout(&output);
     assert!(text.starts_with("id        age"), "{text}");
-    assert!(text.contains("input/locked.pdf"), "{text}");
+    assert!(text.contains("  input/locked.pdf  "), "{text}");
     assert!(text.contains("\n2 dead letters; "), "{text}");
 
-    let letter = letter_of(&mill, "input/locked.pdf");
+    let letter = letter_of(&mill, "locked.pdf");
     let id = &letter["id"].as_str().unwrap()[..8];
     assert!(text.contains(id), "{text}");
-    for named in [id, "input/locked.pdf", "./input/locked.pdf"] {
+    let uri = mill.uri("locked.pdf");
+    for named in [id, "input/locked.pdf", "./input/locked.pdf", &uri] {
         let output = mill.command(&["dead-letters", "show", named]);
         let text = stdout(&output);
         assert!(text.contains("needs a password"), "{text}");
@@ -78,17 +80,17 @@ fn a_mended_document_is_fed_in_again_and_its_letter_is_gone() {
     assert_eq!(texts, ["good", "mended"]);
     let left = letters(&mill);
     assert_eq!(left.len(), 1);
-    assert_eq!(left[0]["document"], "input/locked.pdf");
+    assert_eq!(left[0]["document"], mill.uri("locked.pdf"));
 }
 
 #[test]
 fn a_document_that_fails_again_keeps_its_letter() {
     let mill = mill();
-    let before = letter_of(&mill, "input/locked.pdf");
+    let before = letter_of(&mill, "locked.pdf");
     let output = mill.command(&["dead-letters", "retry", "--all"]);
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     assert!(!stderr(&output).contains("not fed in again"));
-    let after = letter_of(&mill, "input/locked.pdf");
+    let after = letter_of(&mill, "locked.pdf");
     assert_eq!(before["id"], after["id"]);
     assert!(before["at_unix_ms"].as_u64() < after["at_unix_ms"].as_u64());
     // With the password, said for this once.
@@ -228,7 +230,7 @@ fn a_document_that_the_ledger_forgets_is_done_again() {
     assert_eq!(text, "`p`: 1 document is done again by the next run\n");
     let output = mill.command(&["ledger", "list", "p", "--json"]);
     let listed = json(&output);
-    assert_eq!(listed[0]["document"], "input/a.pdf");
+    assert_eq!(listed[0]["document"], mill.uri("a.pdf"));
     assert_eq!(listed[0]["status"], "again");
     assert_eq!(listed[1]["status"], "done");
     assert_eq!(listed[1]["rows"]["table"], 1);

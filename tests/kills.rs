@@ -99,7 +99,7 @@ fn durable(mill: &Mill) -> BTreeSet<String> {
         .collect();
     let ledger = Ledger::open(&mill.path("data/ledger"), "p").expect("it opens");
     let names: BTreeMap<DocumentId, String> = (0..N_DOCUMENTS)
-        .map(|number| format!("input/{number:02}.pdf"))
+        .map(|number| mill.uri(&format!("{number:02}.pdf")))
         .map(|uri| (DocumentId::of(&uri), uri))
         .collect();
     for (id, pages) in ledger.unfinished().expect("it is read") {

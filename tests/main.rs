@@ -11,6 +11,7 @@ mod commands_run;
 mod commands_service;
 mod examples;
 mod generation;
+mod identity;
 mod kills;
 mod questions;
 mod support;

@@ -15,6 +15,15 @@ pub fn project() -> &'static Path {
 
 /// The binary, in `folder`, with the project's pipelines.
 pub fn pagemill(folder: &Path, arguments: &[&str]) -> Output {
+    pagemill_with(folder, arguments, |_| {})
+}
+
+/// The same with another environment.
+pub fn pagemill_with(
+    folder: &Path,
+    arguments: &[&str],
+    prepare: impl FnOnce(&mut Command),
+) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pagemill"));
     command
         .current_dir(folder)
@@ -22,6 +31,7 @@ pub fn pagemill(folder: &Path, arguments: &[&str]) -> Output {
         .stdin(Stdio::null());
     command.env("PAGEMILL_DOCUMENTS", project().join("examples/documents"));
     command.env_remove("PAGEMILL_DATA");
+    prepare(&mut command);
     command.output().expect("the binary starts")
 }
 
@@ -78,6 +88,13 @@ impl Mill {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The URI of a document in `input/`.
+    pub fn uri(&self, name: &str) -> String {
+        // The working directory of a process has no links in its path.
+        let folder = self.folder.path().canonicalize().unwrap();
+        folder.join("input").join(name).display().to_string()
     }
 
     /// Puts a document into `input/`.

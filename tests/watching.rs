@@ -107,7 +107,7 @@ fn folder(mill: &Mill) -> Said {
             let begin = text.find("Td (").expect("it says something") + 4;
             let end = begin + text[begin..].find(')').expect("it is closed");
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            (format!("input/{name}"), text[begin..end].to_owned())
+            (mill.uri(&name), text[begin..end].to_owned())
         })
         .collect()
 }

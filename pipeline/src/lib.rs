@@ -271,6 +271,8 @@ mod meter;
 mod metrics;
 mod page_progress;
 mod printable;
+mod paths;
+mod prune;
 mod registry;
 mod report;
 mod retry;
@@ -305,12 +307,14 @@ pub use ledger::{Ledger, LedgerDocument, Stager, StoredIn};
 pub use meter::{ModelMeter, ModelReport};
 pub use metrics::{Role, SinkMeter};
 pub use printable::{printable_line, printable_text};
+pub use paths::clean_absolute;
+pub use prune::Prune;
 pub use registry::{Kind, Registry};
 pub use report::{NodeReport, Report, Snapshot, StopReason};
 pub use retry::{OnError, Retry};
 pub use run::{Renewed, RunControl, RunError, RunOptions};
 pub use secrets::Secrets;
-pub use source_outlet::{FeedAgain, KnownDocument, Provenance, SourceOutlet};
+pub use source_outlet::{FeedAgain, Idle, KnownDocument, Provenance, SourceOutlet};
 pub use stage::{
     Delivery, Ended, Inventory, Outlet, Resources, Sink, SinkConfig, SinkInput, SinkPlace, Source,
     SourceConfig, Stage, StageConfig, StagedRows, StoredDocument,

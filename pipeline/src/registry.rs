@@ -33,6 +33,8 @@ pub struct Kind {
     pub about: &'static str,
     /// Settings that build, as TOML.
     pub example: &'static str,
+    /// Settings that hold a path: `~` at the start of one is the home folder.
+    pub paths: &'static [&'static str],
     parse: fn(Spanned<DeTable<'_>>) -> Result<Settings, toml::de::Error>,
 }
 
@@ -49,6 +51,7 @@ impl Registry {
             role: Role::Source,
             about: C::ABOUT,
             example: C::EXAMPLE,
+            paths: C::PATHS,
             parse: |table| {
                 Ok(Settings::Source(Arc::new(C::deserialize(
                     table.into_deserializer(),
@@ -65,6 +68,7 @@ impl Registry {
             role: Role::Stage,
             about: C::ABOUT,
             example: C::EXAMPLE,
+            paths: C::PATHS,
             parse: |table| {
                 Ok(Settings::Stage(Arc::new(C::deserialize(
                     table.into_deserializer(),
@@ -81,6 +85,7 @@ impl Registry {
             role: Role::Sink,
             about: C::ABOUT,
             example: C::EXAMPLE,
+            paths: C::PATHS,
             parse: |table| {
                 Ok(Settings::Sink(Arc::new(C::deserialize(
                     table.into_deserializer(),

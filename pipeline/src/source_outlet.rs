@@ -1,7 +1,7 @@
 //! What a source sends through.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::document::{Arrival, Partial, Resumed, Token};
 use crate::edge::{EdgeSender, Stop};
@@ -10,6 +10,7 @@ use crate::item::Item;
 use crate::key::{DocumentId, Key, Origin};
 use crate::ledger::Wanted;
 use crate::metrics::{NodeMetrics, Spent, add_one};
+use crate::prune::Prune;
 use crate::retry::OnError;
 use crate::run::Shared;
 use crate::trace::Lane;
@@ -37,6 +38,22 @@ impl Drop for Sending {
         if !self.is_sent {
             self.token.document().fail();
         }
+    }
+}
+
+/// A source waits for input; see [`SourceOutlet::idle`].
+#[derive(Debug)]
+pub struct Idle {
+    metrics: Arc<NodeMetrics>,
+    lane: Lane,
+    since: Instant,
+}
+
+impl Drop for Idle {
+    fn drop(&mut self) {
+        let time = self.since.elapsed();
+        self.metrics.spend(Spent::Starved, time);
+        self.lane.wait("starved", time);
     }
 }
 
@@ -243,9 +260,15 @@ impl SourceOutlet {
         self.shared.progress.known(&self.node)
     }
 
-    /// Whether documents that are gone are to be removed by a run that ends by itself.
-    pub fn prunes(&self) -> bool {
+    /// Which documents that are gone a run that ends by itself removes.
+    pub fn prune(&self) -> Prune {
         self.shared.options.prune
+    }
+
+    /// Reports an error that does not stop the run: every node finishes its
+    /// work, and then the run fails with the error.
+    pub fn fail_at_end(&self, error: StageError) {
+        self.shared.fail_at_end(&self.node, error);
     }
 
     /// The only documents that this run is to send, where it is one that
@@ -310,10 +333,16 @@ impl SourceOutlet {
         add_one(&self.shared.metrics.documents_skipped);
     }
 
-    /// Counts time in which the source had nothing to do but wait for what may come.
-    pub fn starved(&self, time: Duration) {
-        self.metrics.spend(Spent::Starved, time);
-        self.lane.wait("starved", time);
+    /// Counts the time until the guard is dropped as starved: the source has
+    /// nothing to do but wait for what may come. A source that is asked to stop
+    /// meanwhile, or is cancelled, drops the guard too.
+    #[must_use = "the time until the guard is dropped is counted"]
+    pub fn idle(&self) -> Idle {
+        Idle {
+            metrics: Arc::clone(&self.metrics),
+            lane: self.lane.clone(),
+            since: Instant::now(),
+        }
     }
 
     /// Whether the source is asked to stop: send no more and return.
@@ -328,5 +357,87 @@ impl SourceOutlet {
 
     fn stop(&self) -> &Stop {
         &self.shared.stop
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::{
+        Field, Pipeline, Report, Resources, RunControl, RunError, Source, StopReason, from_source,
+        sink_fn,
+    };
+
+    /// A source that is a function of its outlet.
+    struct Calls<F>(F);
+
+    impl<F> Source for Calls<F>
+    where
+        F: FnOnce(SourceOutlet) -> BoxFuture<'static, Result<(), StageError>> + Send,
+    {
+        fn run(
+            self: Box<Self>,
+            outlet: SourceOutlet,
+        ) -> BoxFuture<'static, Result<(), StageError>> {
+            (self.0)(outlet)
+        }
+    }
+
+    async fn run<F>(control: &RunControl, source: F) -> Result<Report, RunError>
+    where
+        F: FnOnce(SourceOutlet) -> BoxFuture<'static, Result<(), StageError>> + Send + 'static,
+    {
+        let pipeline = Pipeline::builder("p")
+            .source("texts", from_source(Calls(source)).provides([Field::TEXT]))
+            .sink("rows", sink_fn(async |_: Vec<Item>| Ok(())))
+            .build(&Resources::default());
+        pipeline.expect("it is sound").run(control).await
+    }
+
+    #[tokio::test]
+    async fn a_failure_at_the_end_lets_the_run_finish_its_work() {
+        let control = RunControl::default();
+        let ended = run(&control, |outlet| {
+            Box::pin(async move {
+                outlet.fail_at_end(StageError::fatal("a folder is empty", "fill it"));
+                for name in ["a", "b", "c"] {
+                    outlet.send(Item::of_text(name, "text")).await?;
+                }
+                Ok(())
+            })
+        });
+        let error = ended.await.expect_err("it fails at its end");
+        let report = error.report.as_ref().expect("it has run");
+        assert_eq!(report.stopped, StopReason::Finished);
+        assert_eq!(report.totals.items_stored, 3);
+        let expected = "pipeline `p` stopped at `texts`: a folder is empty";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_source_that_waits_until_it_is_drained_or_cancelled_is_starved() {
+        for end in [RunControl::drain, RunControl::cancel] {
+            let control = RunControl::default();
+            let running = run(&control, |outlet| {
+                Box::pin(async move {
+                    let _idle = outlet.idle();
+                    outlet.draining().await;
+                    Ok(())
+                })
+            });
+            let ending = async {
+                control.started().await;
+                while control.snapshot().is_none_or(|now| now.elapsed_s < 0.05) {
+                    tokio::task::yield_now().await;
+                }
+                end(&control);
+            };
+            let (ended, ()) = tokio::join!(running, ending);
+            let node = &ended.expect("nothing fails").totals.nodes[0];
+            assert!(node.starved_s > 0.03, "{node:?}");
+            assert!(node.busy_s < node.starved_s / 2.0, "{node:?}");
+        }
     }
 }

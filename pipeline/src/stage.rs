@@ -383,6 +383,9 @@ pub trait StageConfig: DeserializeOwned + Debug + Send + Sync + 'static {
     /// Settings (without the engine's keys) that build: used by docs and tests.
     const EXAMPLE: &'static str;
 
+    /// Settings that hold a path: `~` at the start of one is the home folder.
+    const PATHS: &'static [&'static str] = &[];
+
     /// What the graph check carries along the edges.
     fn fields(&self) -> Fields;
 
@@ -429,6 +432,8 @@ pub trait SourceConfig: DeserializeOwned + Send + Sync + 'static {
     const ABOUT: &'static str;
     /// Settings that build.
     const EXAMPLE: &'static str;
+    /// Settings that hold a path: `~` at the start of one is the home folder.
+    const PATHS: &'static [&'static str] = &[];
     /// The fields that its items have.
     fn fields(&self) -> Fields;
     /// Whether it goes on until it is asked to stop.
@@ -455,6 +460,8 @@ pub trait SinkConfig: DeserializeOwned + Send + Sync + 'static {
     const ABOUT: &'static str;
     /// Settings that build.
     const EXAMPLE: &'static str;
+    /// Settings that hold a path: `~` at the start of one is the home folder.
+    const PATHS: &'static [&'static str] = &[];
     /// The fields it must have, beside all those that it stores where they are.
     fn fields(&self) -> Fields {
         Fields::stores_all()

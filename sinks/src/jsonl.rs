@@ -69,6 +69,7 @@ impl SinkConfig for JsonlConfig {
     const KIND: &'static str = "jsonl";
     const ABOUT: &'static str = "writes one JSON object an item to part files in a folder";
     const EXAMPLE: &'static str = "path = \"data/pages.jsonl\"";
+    const PATHS: &'static [&'static str] = &["path"];
 
     fn build(&self, _: &Resources) -> Result<Box<dyn Sink>, FieldError> {
         let settings = Settings {

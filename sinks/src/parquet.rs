@@ -89,6 +89,7 @@ impl SinkConfig for ParquetConfig {
     const KIND: &'static str = "parquet";
     const ABOUT: &'static str = "writes rows to Parquet part files in a folder";
     const EXAMPLE: &'static str = "path = \"data/pages\"";
+    const PATHS: &'static [&'static str] = &["path"];
 
     fn build(&self, _: &Resources) -> Result<Box<dyn Sink>, FieldError> {
         let settings = Settings {

@@ -1,13 +1,14 @@
 //! The letters that the commands are about, and how they are named.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pagemill::pipeline::{FiledLetter, read_filed_letters};
 use pagemill::{ConfigFile, Graph};
 
 use super::Place;
 use crate::Hinted;
+use crate::document_names::Named;
 
 /// The letters of a configuration's pipelines, oldest first.
 pub(super) struct Letters {
@@ -67,10 +68,19 @@ impl Letters {
     /// All letters of a document, or the one whose id begins so.
     fn find(&self, id: &str) -> Result<Vec<&FiledLetter>, Hinted> {
         let letters = self.all.iter();
-        let of_document: Vec<_> = letters
-            .clone()
-            .filter(|filed| is_same_document(&filed.letter.document, id))
-            .collect();
+        let name = Named::new(id);
+        let of = |is_same: &dyn Fn(&str) -> bool| -> Vec<_> {
+            let letters = letters.clone();
+            letters
+                .filter(|filed| is_same(&filed.letter.document))
+                .collect()
+        };
+        let mut of_document = of(&|uri| name.is(uri));
+        if of_document.is_empty()
+            && let Ok(file) = Path::new(id).canonicalize()
+        {
+            of_document = of(&|uri| Path::new(uri).canonicalize().is_ok_and(|path| path == file));
+        }
         if !of_document.is_empty() {
             return Ok(of_document);
         }
@@ -120,28 +130,4 @@ fn n_digits(letters: &[FiledLetter]) -> usize {
         ids.len() == letters.len()
     };
     (LEAST..MOST).find(is_enough).unwrap_or(MOST)
-}
-
-/// Whether a user means the document at `uri`: by its very name, or by another
-/// way to write the same path.
-fn is_same_document(uri: &str, named: &str) -> bool {
-    let components = |path: &str| -> PathBuf { Path::new(path).components().collect() };
-    if uri == named || components(uri) == components(named) {
-        return true;
-    }
-    let canonical = |path: &str| Path::new(path).canonicalize().ok();
-    canonical(named).is_some_and(|named| canonical(uri) == Some(named))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_document_is_known_by_each_way_to_write_its_path() {
-        assert!(is_same_document("input/a.pdf", "input/a.pdf"));
-        assert!(is_same_document("input/a.pdf", "input//a.pdf"));
-        assert!(!is_same_document("input/a.pdf", "a.pdf"));
-        assert!(!is_same_document("stdin:0", ""));
-    }
 }

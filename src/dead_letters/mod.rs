@@ -12,6 +12,7 @@ use pagemill::ConfigError;
 use pagemill::pipeline::{DocumentId, FeedAgain, FiledLetter, Ledger, RunOptions};
 use serde_json::{Value, json};
 
+use crate::document_names::WorkingDirectory;
 use crate::run::{Job, Reports, supervise};
 use crate::{ConfigArgs, DEAD_LETTERS, DONE, Hinted, plain, progress};
 
@@ -117,7 +118,7 @@ fn list(args: &ListArgs) -> anyhow::Result<u8> {
         writeln!(stdout, "there are no dead letters")?;
         return Ok(DONE);
     }
-    let now = SystemTime::now();
+    let (now, folder) = (SystemTime::now(), WorkingDirectory::current());
     let head = ["id", "age", "pipeline", "node", "document", "error"];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(letters.all.iter().map(|filed| {
@@ -127,7 +128,7 @@ fn list(args: &ListArgs) -> anyhow::Result<u8> {
             age(letter.at_unix_ms, now),
             letter.pipeline.clone(),
             letter.node.clone(),
-            plain(&place_of(filed)),
+            plain(&place_of(filed, &folder)),
             plain(&letter.error.replace('\n', " ")),
         ]
     }));
@@ -148,12 +149,12 @@ fn list(args: &ListArgs) -> anyhow::Result<u8> {
 }
 
 /// `a.pdf#3.2`: document, page, part.
-fn place_of(filed: &FiledLetter) -> String {
+fn place_of(filed: &FiledLetter, folder: &WorkingDirectory) -> String {
     let letter = &filed.letter;
     let page = letter.page.map(|page| format!("#{page}"));
     let part = letter.part.map(|part| format!(".{part}"));
     let (page, part) = (page.unwrap_or_default(), part.unwrap_or_default());
-    format!("{}{page}{part}", letter.document)
+    format!("{}{page}{part}", folder.shown(&letter.document))
 }
 
 fn age(at_unix_ms: u64, now: SystemTime) -> String {
@@ -264,7 +265,7 @@ fn retry(args: &RetryArgs) -> anyhow::Result<u8> {
 
 /// Tells of letters that no source has taken up; whether there are some.
 fn tell_untouched(letters: &Letters, chosen: &[&FiledLetter]) -> bool {
-    let mut is_any = false;
+    let (mut is_any, folder) = (false, WorkingDirectory::current());
     for filed in chosen {
         // A document that is read again takes its letters away first.
         let left = std::fs::read(&filed.path).ok();
@@ -274,7 +275,7 @@ fn tell_untouched(letters: &Letters, chosen: &[&FiledLetter]) -> bool {
             progress::tell(&format!(
                 "error: `{}` was not fed in again: no source of `{}` brought it\n\
                  hint: look at the source's settings, or let go of it: `pagemill dead-letters drop {}`",
-                filed.letter.document,
+                plain(&folder.shown(&filed.letter.document)),
                 filed.letter.pipeline,
                 letters.id(filed)
             ));

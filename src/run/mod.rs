@@ -10,8 +10,8 @@ mod systemd;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
-use pagemill::pipeline::{RunOptions, Trace};
+use clap::{Args, ValueEnum};
+use pagemill::pipeline::{Prune, RunOptions, Trace};
 use pagemill::{ConfigError, ConfigFile, Graph, Resources};
 
 use crate::{ConfigArgs, Hinted, progress};
@@ -41,15 +41,41 @@ pub(crate) struct RunArgs {
     /// Print the report as JSON on standard output; a list for several pipelines
     #[arg(long)]
     json: bool,
-    /// Remove what is stored of documents that are gone from their source
-    #[arg(long)]
-    prune: bool,
+    /// Remove what is stored of documents that are gone from their source; refused
+    /// where the source finds nothing at all, unless `--prune=all`
+    #[arg(
+        long,
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "gone"
+    )]
+    prune: Option<PruneArg>,
     /// Draw the run into this file, for `ui.perfetto.dev` or `chrome://tracing`
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
     /// Serve metrics for Prometheus at this address: `127.0.0.1:9464`
     #[arg(long, value_name = "ADDR")]
     metrics: Option<String>,
+}
+
+/// Values of `--prune`.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PruneArg {
+    /// Documents that are gone, unless nothing at all is found
+    Gone,
+    /// Documents that are gone, even if nothing at all is found
+    All,
+}
+
+impl PruneArg {
+    fn option(given: Option<Self>) -> Prune {
+        match given {
+            None => Prune::No,
+            Some(Self::Gone) => Prune::Gone,
+            Some(Self::All) => Prune::All,
+        }
+    }
 }
 
 /// Which pipelines of the file are run.
@@ -114,7 +140,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let trace = args.trace.as_deref().map(begin_trace).transpose()?;
     let listener = args.metrics.as_deref().map(listen).transpose()?;
     let options = RunOptions {
-        prune: args.prune,
+        prune: PruneArg::option(args.prune),
         trace: trace.clone(),
         ..RunOptions::default()
     };

@@ -60,6 +60,7 @@ impl StageConfig for ChunkTextConfig {
     const KIND: &'static str = "chunk_text";
     const ABOUT: &'static str = "splits the text of a page at paragraphs, sentences and words";
     const EXAMPLE: &'static str = "max_tokens = 200\noverlap_tokens = 20\n";
+    const PATHS: &'static [&'static str] = &["model"];
 
     fn fields(&self) -> Fields {
         Fields::reads([Field::TEXT])

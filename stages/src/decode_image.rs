@@ -21,7 +21,7 @@ use crate::cage::protocol::{Opened, PageReply, Reader};
 use crate::cage::shared::SealedDocument;
 use crate::cage::{DocumentLimits, Failure, Isolation, StartError, WorkerCommand};
 use crate::media;
-use crate::render_pdf::{RenderPdfConfig, RenderSetup};
+use crate::render_pdf::{DEFAULT_MAX_PAGES, RenderPdfConfig, RenderSetup};
 use picture::{PictureError, PictureFormat, PictureLimits};
 
 /// Number of pages of the document.
@@ -42,6 +42,8 @@ pub struct DecodeImageConfig {
     /// A larger picture is shrunk to this side as soon as it is decoded, so
     /// that what waits on the edges stays small.
     pub long_side_px: u32,
+    /// A TIFF with more pages becomes a dead letter as a whole.
+    pub max_pages: u32,
     /// What one document may use.
     pub limits: DocumentLimits,
     /// Where documents are parsed: `cage`, `process` or `none`.
@@ -52,6 +54,7 @@ impl Default for DecodeImageConfig {
     fn default() -> Self {
         Self {
             long_side_px: 2048,
+            max_pages: DEFAULT_MAX_PAGES,
             limits: DocumentLimits::default(),
             isolation: Isolation::default(),
         }
@@ -85,6 +88,7 @@ impl StageConfig for DecodeImageConfig {
 /// Decodes picture documents; others pass on unchanged.
 pub struct DecodeImage {
     settings: ProcessSettings,
+    max_pages: u32, // Invariant: at least 1.
     /// None before the first picture, and after one that it died of.
     process: Option<WorkerProcess>,
 }
@@ -97,6 +101,7 @@ impl DecodeImage {
     pub fn new(config: &DecodeImageConfig, worker: WorkerCommand) -> Result<Self, FieldError> {
         let DecodeImageConfig {
             long_side_px,
+            max_pages,
             limits,
             isolation,
         } = *config;
@@ -106,6 +111,10 @@ impl DecodeImage {
                 format_args!("must be from 1 to {MAX_LONG_SIDE_PX}"),
                 "leave it out for 2048",
             ));
+        }
+        if max_pages == 0 {
+            let hint = "leave it out for 20000";
+            return Err(FieldError::new("max_pages", "must be at least 1", hint));
         }
         limits.check()?;
         let most_pixels = u64::from(long_side_px).pow(2).min(limits.pixels);
@@ -121,6 +130,7 @@ impl DecodeImage {
         };
         Ok(Self {
             settings,
+            max_pages,
             process: None,
         })
     }
@@ -170,6 +180,16 @@ impl DecodeImage {
                 return Ok(());
             }
         };
+        // Before the first page is sent: nothing of such a document is stored.
+        if opened.n_pages > self.max_pages {
+            let (n_pages, max_pages) = (opened.n_pages, self.max_pages);
+            let reason = format!("it has {n_pages} pages, and `max_pages` is {max_pages}");
+            outlet.dead_letter(
+                item,
+                ItemError::new("decode", reason).hint("raise `max_pages`"),
+            );
+            return Ok(());
+        }
         outlet.expect_pages(&item, opened.n_pages);
         let mut spent = began.elapsed();
         for index in 0..opened.n_pages {

@@ -82,6 +82,7 @@ impl StageConfig for EmbedImageConfig {
     const KIND: &'static str = "embed_image";
     const ABOUT: &'static str = "page images to vectors, with a visual encoder";
     const EXAMPLE: &'static str = "model = \"vidore/colqwen2.5-v0.2\"\n";
+    const PATHS: &'static [&'static str] = &["model"];
 
     fn fields(&self) -> Fields {
         let mut fields = Fields::reads([Field::IMAGE])

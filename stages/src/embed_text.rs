@@ -87,6 +87,7 @@ impl StageConfig for EmbedTextConfig {
     const ABOUT: &'static str =
         "text to vectors, with a sentence encoder or a visual one's text side";
     const EXAMPLE: &'static str = "model = \"sentence-transformers/all-MiniLM-L6-v2\"\n";
+    const PATHS: &'static [&'static str] = &["model"];
 
     fn fields(&self) -> Fields {
         Fields::reads([Field::TEXT])

@@ -42,6 +42,7 @@ impl StageConfig for PrepareImageConfig {
     const KIND: &'static str = "prepare_image";
     const ABOUT: &'static str = "resizes page images and cuts them into a model's patches";
     const EXAMPLE: &'static str = "model = \"vidore/colqwen2.5-v0.2\"\n";
+    const PATHS: &'static [&'static str] = &["model"];
 
     fn fields(&self) -> Fields {
         let fields = Fields::reads([Field::IMAGE]).adds([Field::PATCHES]);

@@ -2,9 +2,14 @@
 //!
 //! Nothing is lost silently: what the patterns choose and cannot be read
 //! becomes a dead letter. Nothing is read twice: what the ledger knows by its
-//! size and times is passed over. With `watch = true` the folder is followed.
+//! size and times is skipped. With `watch = true` the folder is followed.
+//!
+//! The URI of a document is its absolute path without `.` and `..`, so that it does
+//! not depend on how `path` is spelled. With `root = "papers"` it is `papers/` and
+//! the path below `path`, so that it does not depend on where the folder is either.
 
-mod listing;
+pub(crate) mod identity;
+pub(crate) mod listing;
 pub(crate) mod reading;
 pub(crate) mod state;
 
@@ -43,6 +48,10 @@ pub(crate) const READ_AHEAD: usize = 2;
 pub struct ReadFilesConfig {
     /// A file, or a folder whose files are read, in folders below it as well.
     pub path: PathBuf,
+    /// What URIs begin with in the place of the absolute form of `path`, so that
+    /// the folder can be moved.
+    #[serde(default)]
+    pub root: Option<String>,
     /// Patterns of the files to read, relative to `path`: `*` stays within a
     /// folder, `**` does not.
     #[serde(default = "default_include")]
@@ -73,6 +82,7 @@ impl ReadFilesConfig {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
+            root: None,
             include: default_include(),
             exclude: Vec::new(),
             max_file_bytes: default_max_file_bytes(),
@@ -104,6 +114,7 @@ impl SourceConfig for ReadFilesConfig {
     const KIND: &'static str = "read_files";
     const ABOUT: &'static str = "PDF and image files of a folder";
     const EXAMPLE: &'static str = "path = \".\"\ninclude = [\"**/*.pdf\", \"**/*.png\"]\n";
+    const PATHS: &'static [&'static str] = &["path"];
 
     fn fields(&self) -> Fields {
         Fields::provides([Field::DOCUMENT])
@@ -137,14 +148,16 @@ impl ReadFiles {
     /// Checks the settings.
     ///
     /// # Errors
-    /// When `path` does not exist, or a pattern cannot be read.
+    /// When `path` does not exist, `root` is no plain name, or a pattern cannot be read.
     pub fn new(config: &ReadFilesConfig) -> Result<Self, FieldError> {
         let path = &config.path;
         if path.as_os_str().is_empty() {
             let hint = "name a folder or a file, such as `examples/documents`";
             return Err(FieldError::new("path", "is empty", hint));
         }
-        if let Err(error) = std::fs::metadata(path) {
+        let root = identity::absolute(path)
+            .map_err(|error| FieldError::new("path", &error, error.hint()))?;
+        if let Err(error) = std::fs::metadata(&root) {
             let problem = match error.kind() {
                 std::io::ErrorKind::NotFound => "does not exist".to_owned(),
                 _ => format!("cannot be read ({error})"),
@@ -154,6 +167,9 @@ impl ReadFiles {
                 format_args!("{problem}: `{}`", path.display()),
                 "name a folder or a file; a relative path begins in the working folder",
             ));
+        }
+        if let Some(root) = &config.root {
+            identity::check_root(root)?;
         }
         if config.include.is_empty() {
             let hint = "leave it out to read all files";
@@ -169,7 +185,11 @@ impl ReadFiles {
         }
         Ok(Self {
             listing: Listing {
-                root: path.clone(),
+                uri: config
+                    .root
+                    .clone()
+                    .unwrap_or_else(|| listing::text_of(&root)),
+                root,
                 include: patterns("include", &config.include)?,
                 exclude: patterns("exclude", &config.exclude)?,
                 follow_links: config.follow_links,

@@ -7,7 +7,7 @@ mod records;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -184,13 +184,13 @@ impl Stdin {
         let outcomes = lines.map(|line| Arc::clone(&feed).read(line, outlet.clone()));
         let mut outcomes = outcomes.buffered(READ_AHEAD);
         loop {
-            let since = Instant::now();
+            let idle = outlet.idle();
             let outcome = tokio::select! {
                 biased;
                 () = outlet.draining() => return Ok(()),
                 outcome = outcomes.next() => outcome,
             };
-            outlet.starved(since.elapsed());
+            drop(idle);
             match outcome.transpose()? {
                 None => return Ok(()),
                 Some(Outcome::Done) => {}

@@ -4,6 +4,7 @@ mod diagnostic;
 pub(crate) mod errors;
 mod explain;
 mod flow;
+mod home;
 mod interpolate;
 mod limits;
 pub(crate) mod node;
@@ -105,6 +106,7 @@ impl ConfigFile {
         overrides::apply(&mut root, overrides, &mut sources, &mut diagnostics);
         let secrets = variables::put_in(&mut root, variable, &mut diagnostics);
         sources.secrets = secrets;
+        home::expand(&mut root, registry, variable, &mut diagnostics);
         let tables = in_order(root);
         if tables.is_empty() && diagnostics.is_empty() {
             let hint = "begin with `[documents.source.files]`; the README has an annotated example";

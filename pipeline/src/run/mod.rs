@@ -41,6 +41,7 @@ use crate::ledger::{Ledger, Progress};
 use crate::meter::MetersSince;
 use crate::metrics::{NodeMetrics, Role, RunMetrics, SinkMeter, add_one};
 use crate::page_progress::PageProgress;
+use crate::prune::Prune;
 use crate::report::{Report, StopReason};
 use crate::retry::OnError;
 use crate::secrets::Secrets;
@@ -80,7 +81,7 @@ pub(crate) struct Shared {
 #[derive(Debug, Clone, Default)]
 pub struct RunOptions {
     /// Remove what is stored of documents that are gone from their source.
-    pub prune: bool,
+    pub prune: Prune,
     /// Do these documents again, and no other.
     pub retries: Option<Vec<FeedAgain>>,
     /// Draw the run.
@@ -103,6 +104,12 @@ struct Failure {
 impl Shared {
     /// Stops the run because of an error; the first one is reported.
     pub(crate) fn fail(&self, node: &str, error: StageError) {
+        self.fail_at_end(node, error);
+        self.stop.cancel();
+    }
+
+    /// The run goes on to its end, and then fails with this error.
+    pub(crate) fn fail_at_end(&self, node: &str, error: StageError) {
         // A node that was interrupted is not what broke the run.
         if !matches!(error, StageError::Cancelled) {
             let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,7 +118,6 @@ impl Shared {
                 error: self.secrets.redact_error(error),
             });
         }
-        self.stop.cancel();
     }
 
     /// Sets an item aside for good, at `node`.

@@ -136,6 +136,7 @@ impl SinkConfig for LanceDbConfig {
     const KIND: &'static str = "lancedb";
     const ABOUT: &'static str = "stores rows in a LanceDB table, each document's as a whole";
     const EXAMPLE: &'static str = "uri = \"data/lancedb\"\ntable = \"pages\"";
+    const PATHS: &'static [&'static str] = &["uri"];
 
     fn place(&self, pipeline: &str) -> Option<SinkPlace> {
         let table = self.table.as_deref().unwrap_or(pipeline);

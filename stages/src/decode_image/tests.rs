@@ -203,6 +203,21 @@ fn each_page_of_a_tiff_is_a_page_and_a_bad_one_costs_itself_alone() {
 }
 
 #[test]
+fn a_tiff_with_more_pages_than_the_limit_is_one_dead_letter() {
+    let file = tiff_of(&[Some(10), Some(20), Some(30)]);
+    let limited = |max_pages| DecodeImageConfig {
+        max_pages,
+        ..DecodeImageConfig::default()
+    };
+    let out = decode_with(&limited(2), "image/tiff", &file);
+    assert_eq!(out.sent.len(), 0);
+    let expected = "cannot decode `a.img`: it has 3 pages, and `max_pages` is 2";
+    assert_eq!(reasons(&out), [expected]);
+    let out = decode_with(&limited(3), "image/tiff", &file);
+    assert_eq!((out.sent.len(), out.dead.len()), (3, 0));
+}
+
+#[test]
 fn a_tiff_whose_pages_run_in_a_circle_ends_where_it_began() {
     let mut file = tiff_of(&[Some(1), Some(2)]);
     let last = file.len() - 6;

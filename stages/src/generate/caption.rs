@@ -40,6 +40,7 @@ impl StageConfig for CaptionConfig {
     const KIND: &'static str = "caption";
     const ABOUT: &'static str = "a sentence about each picture, by a vision-language model";
     const EXAMPLE: &'static str = "model = \"Qwen/Qwen2.5-VL-3B-Instruct\"\n";
+    const PATHS: &'static [&'static str] = &["model"];
 
     fn fields(&self) -> Fields {
         let fields = self.speaker().picture_fields([]);

@@ -84,6 +84,7 @@ impl StageConfig for ClassifyConfig {
     const ABOUT: &'static str = "one of several labels for each item, with probabilities";
     const EXAMPLE: &'static str =
         "model = \"Qwen/Qwen2.5-VL-3B-Instruct\"\nlabels = [\"invoice\", \"letter\", \"other\"]\n";
+    const PATHS: &'static [&'static str] = &["model"];
 
     fn fields(&self) -> Fields {
         let reads = if self.image {

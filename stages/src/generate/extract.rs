@@ -59,6 +59,7 @@ impl StageConfig for ExtractConfig {
     const KIND: &'static str = "extract";
     const ABOUT: &'static str = "fields of a JSON Schema, read off each item, one column each";
     const EXAMPLE: &'static str = "model = \"Qwen/Qwen2.5-VL-3B-Instruct\"\nschema = { type = \"object\", properties = { signed = { type = \"boolean\" } }, required = [\"signed\"], additionalProperties = false }\n";
+    const PATHS: &'static [&'static str] = &["model"];
 
     fn fields(&self) -> Fields {
         let reads = if self.image {

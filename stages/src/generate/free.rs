@@ -102,6 +102,7 @@ impl StageConfig for GenerateConfig {
     const KIND: &'static str = "generate";
     const ABOUT: &'static str = "an answer to a prompt over the item's fields and picture";
     const EXAMPLE: &'static str = "model = \"Qwen/Qwen2.5-VL-3B-Instruct\"\nprompt = \"Who signed this page of {{ uri }}?\"\n";
+    const PATHS: &'static [&'static str] = &["model"];
 
     fn fields(&self) -> Fields {
         let fields = if self.image {

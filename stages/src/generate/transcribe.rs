@@ -51,6 +51,7 @@ impl StageConfig for TranscribeConfig {
     const KIND: &'static str = "transcribe";
     const ABOUT: &'static str = "page images to Markdown, by a vision-language model";
     const EXAMPLE: &'static str = "model = \"Qwen/Qwen2.5-VL-3B-Instruct\"\nquantize = \"q8_0\"\n";
+    const PATHS: &'static [&'static str] = &["model"];
 
     fn fields(&self) -> Fields {
         let hint = self.words_hint.then_some(Field::TEXT);

@@ -15,8 +15,11 @@ use super::state::{Clock, FileState};
 
 /// Where files are looked for, and which.
 #[derive(Debug)]
-pub(super) struct Listing {
+pub(crate) struct Listing {
+    /// Absolute, without `.` and `..`. It may be a symbolic link, which is followed.
     pub(super) root: PathBuf,
+    /// The URI of `root`.
+    pub(super) uri: String,
     pub(super) include: GlobSet,
     pub(super) exclude: GlobSet,
     pub(super) follow_links: bool,
@@ -61,6 +64,11 @@ pub(super) enum Observed {
 }
 
 impl Listed {
+    /// Whether a file was found that can be read, as far as listing can tell.
+    pub(super) fn has_files(&self) -> bool {
+        self.found.iter().any(|found| found.file.is_ok())
+    }
+
     /// Those of `known` URIs at `place` or below it that are gone for sure.
     pub(super) fn missing(
         &self,
@@ -147,13 +155,27 @@ impl Listing {
     }
 
     fn look_at(&self, entry: DirEntry, listed: &mut Listed) {
-        let kind = entry.file_type();
+        // The root is read even where it is a symbolic link.
+        let is_root_link = entry.path_is_symlink() && entry.path() == self.root;
+        let root = is_root_link.then(|| std::fs::metadata(&self.root));
+        let kind = match &root {
+            None => entry.file_type(),
+            Some(Ok(root)) => root.file_type(),
+            Some(Err(_)) => {
+                listed.is_without_root = true; // It went since the walk began.
+                return;
+            }
+        };
         if kind.is_dir() || !self.chooses(entry.path()) {
             return;
         }
         let problem = |reason, hint| Err(ItemError::new("read", reason).hint(hint));
         let file = if kind.is_file() {
-            match entry.metadata() {
+            let metadata = match root {
+                Some(Ok(root)) => Ok(root),
+                _ => entry.metadata(),
+            };
+            match metadata {
                 Ok(metadata) => Ok(Seen {
                     state: FileState::of(&metadata),
                     at: (self.clock)(),
@@ -173,7 +195,7 @@ impl Listing {
             )
         };
         listed.found.push(Found {
-            uri: self.uri(entry.path()),
+            uri: self.uri_of(entry.path()),
             path: entry.into_path(),
             file,
         });
@@ -195,7 +217,7 @@ impl Listing {
         let is_gone = error
             .io_error()
             .is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
-        let uri = self.uri(path);
+        let uri = self.uri_of(path);
         listed.is_without_root |= is_root;
         let (reason, hint) = if error.loop_ancestor().is_some() {
             (
@@ -238,14 +260,9 @@ impl Listing {
         }
     }
 
-    /// The URI of `root`.
-    pub(super) fn root_uri(&self) -> String {
-        text_of(&self.root)
-    }
-
-    /// The root as it was given, then the path below it, with `/` between names.
-    pub(super) fn uri(&self, path: &Path) -> String {
-        let mut uri = self.root_uri();
+    /// The URI of `root`, then the path below it, with `/` between names.
+    pub(super) fn uri_of(&self, path: &Path) -> String {
+        let mut uri = self.uri.clone();
         let below = path.strip_prefix(&self.root).unwrap_or(Path::new(""));
         for name in below {
             if !uri.ends_with('/') {
@@ -259,11 +276,10 @@ impl Listing {
     /// The path that has this URI, unless its name is not UTF-8: such a URI
     /// can only be found by listing. `None` where it is not below the root.
     pub(super) fn path_of(&self, uri: &str) -> Option<PathBuf> {
-        let root = self.root_uri();
-        if uri == root {
+        if uri == self.uri {
             return Some(self.root.clone());
         }
-        let below = uri.strip_prefix(root.trim_end_matches('/'))?;
+        let below = uri.strip_prefix(self.uri.trim_end_matches('/'))?;
         let below = Path::new(below.strip_prefix('/')?);
         let is_plain = |part| matches!(part, Component::Normal(_));
         (!below.as_os_str().is_empty() && below.components().all(is_plain))
@@ -277,7 +293,7 @@ fn is_hidden(name: &std::ffi::OsStr) -> bool {
 
 /// A name as text. In one that is not UTF-8, the bytes that are none, and `%`,
 /// are written as `%FF`.
-fn text_of(name: &Path) -> String {
+pub(crate) fn text_of(name: &Path) -> String {
     if let Some(text) = name.to_str() {
         return text.to_owned();
     }

@@ -190,7 +190,8 @@ impl Eyes {
     fn watch(&mut self) -> Option<RecommendedWatcher> {
         let (listing, notices) = (Arc::clone(&self.listing), Arc::clone(&self.notices));
         let asked = (|| {
-            let root = std::path::absolute(&listing.root).map_err(notify::Error::io)?;
+            // The watcher does not look into a folder that is given as a symbolic link.
+            let root = fs::canonicalize(&listing.root).map_err(notify::Error::io)?;
             let config = Config::default().with_follow_symlinks(listing.follow_links);
             // A file that is replaced is no longer watched, but its folder is.
             let file = root.parent().filter(|_| root.is_file()).map(Path::to_owned);

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt};
-use pagemill_pipeline::{FeedAgain, ItemError, Provenance, SourceOutlet, StageError};
+use pagemill_pipeline::{FeedAgain, ItemError, Provenance, Prune, SourceOutlet, StageError};
 
-use super::listing::{Found, Listed, Listing, Observed};
+use super::listing::{Found, Listed, Listing, Observed, is_at_or_below};
 use super::reading::{ReadFile, Reader, gone};
 use super::state::COARSE_TICK;
 use super::{READ_AHEAD, blocking};
@@ -25,6 +25,14 @@ pub(super) struct Pass {
 /// What became of one file: its URI, and the document or why there is none.
 type Outcome = (String, Result<ReadFile, ItemError>);
 
+/// Documents of earlier runs that a listing lacks.
+#[derive(Default)]
+struct Missing {
+    uris: Vec<String>,
+    /// All documents of earlier runs at the root or below it.
+    n_known: usize,
+}
+
 impl Pass {
     /// Sends what is new or has changed and, where that is asked for, removes what is gone.
     pub(super) async fn run(self) -> Result<(), StageError> {
@@ -42,6 +50,7 @@ impl Pass {
             let path = self.listing.root.display();
             tracing::warn!(%path, "no file is chosen by `include` and `exclude`");
         }
+        let missing = self.confirm(&listed, missing);
         let mut found = listed.found.into_iter();
         loop {
             let chunk: Vec<Found> = found.by_ref().take(CHUNK).collect();
@@ -59,15 +68,48 @@ impl Pass {
         }
     }
 
-    /// What is there, and the URIs of what is not any more.
-    fn list(&self) -> Result<(Listed, Vec<String>), StageError> {
+    /// What is there, and what is not any more.
+    fn list(&self) -> Result<(Listed, Missing), StageError> {
         let listed = self.listing.list();
-        let missing = if self.outlet.prunes() {
-            listed.missing(&self.listing.root_uri(), self.known()?)
-        } else {
-            Vec::new()
+        if self.outlet.prune() == Prune::No {
+            return Ok((listed, Missing::default()));
+        }
+        let root = &self.listing.uri;
+        let known: Vec<String> = self
+            .known()?
+            .filter(|uri| is_at_or_below(uri, root))
+            .collect();
+        let missing = Missing {
+            n_known: known.len(),
+            uris: listed.missing(root, known),
         };
         Ok((listed, missing))
+    }
+
+    /// The URIs of the documents to remove. Where no file at all was found, that is
+    /// none, and the run fails at its end: it cannot tell a folder that was emptied
+    /// from one that is not mounted, or from a pattern that chooses nothing.
+    fn confirm(&self, listed: &Listed, missing: Missing) -> Vec<String> {
+        let Missing { uris, n_known } = missing;
+        let (path, n_missing) = (self.listing.root.display(), uris.len());
+        if n_missing == 0 {
+            return uris;
+        }
+        if self.outlet.prune() == Prune::Gone && !listed.has_files() {
+            let problem = format!(
+                "pruning is refused: no file was found, and {n_known} documents are known: `{path}`"
+            );
+            let hint = "look whether the folder is mounted, and at `include` and `exclude`; if the \
+                        documents are gone for good, run again with `--prune=all`";
+            self.outlet.fail_at_end(StageError::fatal(problem, hint));
+            return Vec::new();
+        }
+        tracing::warn!(
+            %path,
+            "{n_known} documents are known, {n_missing} of them are gone or no longer chosen: \
+             removing them"
+        );
+        uris
     }
 
     /// The URIs of what earlier runs have stored or set aside.

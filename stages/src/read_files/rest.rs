@@ -112,26 +112,43 @@ pub(super) struct Plan {
     next_listing: Instant,
     /// No listing before that.
     pause_until: Instant,
-    is_root_lost: bool,
+    root: RootState,
+    /// Whether what is not found is gone. It is not where nothing was found since
+    /// the start: the folder may be waiting for its disk.
+    trusts_absence: bool,
+}
+
+/// What the last listing says of the root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RootState {
+    There,
+    /// It is gone, or cannot be listed.
+    Lost,
+    /// It has held no file since the start, and earlier runs have stored some.
+    Empty,
 }
 
 impl Plan {
     /// Begins with a listing of everything. `known` are the URIs that earlier
-    /// runs have stored or set aside.
+    /// runs have stored or set aside. If `removes_all`, they are removed even where
+    /// nothing at all is found.
     pub(super) fn new(
         listing: Arc<Listing>,
         watching: Watching,
         known: impl IntoIterator<Item = String>,
+        removes_all: bool,
         now: Instant,
     ) -> Self {
-        let root = listing.root_uri();
-        let own = known.into_iter().filter(|uri| is_at_or_below(uri, &root));
+        let own = known.into_iter();
+        let own = own.filter(|uri| is_at_or_below(uri, &listing.uri));
         let stored = || Document {
             is_stored: true,
             ..Document::default()
         };
+        let documents: BTreeMap<String, Document> = own.map(|uri| (uri, stored())).collect();
         Self {
-            documents: own.map(|uri| (uri, stored())).collect(),
+            trusts_absence: removes_all || documents.is_empty(),
+            documents,
             listing,
             watching,
             waiting: HashMap::new(),
@@ -144,7 +161,7 @@ impl Plan {
             scan_began: None,
             next_listing: now,
             pause_until: now,
-            is_root_lost: false,
+            root: RootState::There,
         }
     }
 
@@ -210,22 +227,30 @@ impl Plan {
         due.map_or(self.next_listing, |due| due.min(self.next_listing))
     }
 
-    /// Everything was listed, or the root is gone. Says whether that is news:
-    /// the root has just been lost, or has just been found again.
-    pub(super) fn listed(&mut self, now: Instant, listed: Option<Listed>) -> bool {
+    /// Everything was listed, or the root is gone. Returns the state of the root
+    /// if it has changed.
+    pub(super) fn listed(&mut self, now: Instant, listed: Option<Listed>) -> Option<RootState> {
         let took = self.scan_ended(now);
-        let is_root_lost = listed.is_none();
-        let is_news = std::mem::replace(&mut self.is_root_lost, is_root_lost) != is_root_lost;
+        let root = match &listed {
+            None => RootState::Lost,
+            Some(listed) if !self.trusts_absence && !listed.has_files() => RootState::Empty,
+            Some(_) => RootState::There,
+        };
+        let before = std::mem::replace(&mut self.root, root);
+        let rescan = match root {
+            RootState::There => self.watching.rescan,
+            RootState::Lost | RootState::Empty => self.watching.rescan.min(ROOT_CHECK),
+        };
+        self.next_listing = now + rescan.max(took * RESCAN_PAUSE);
         if let Some(listed) = listed {
-            self.next_listing = now + self.watching.rescan.max(took * RESCAN_PAUSE);
             self.pause_until = now + took * RESCAN_PAUSE;
-            self.take_in(now, &self.listing.root_uri(), listed);
+            let place = self.listing.uri.clone();
+            self.take_in(now, &place, listed);
         } else {
-            self.next_listing = now + self.watching.rescan.min(ROOT_CHECK);
             self.forget_what_seems_gone();
         }
         self.looking.clear();
-        is_news
+        (before != root).then_some(root)
     }
 
     /// The paths of [`Scan::Look`] were looked at; `None` if the root is gone,
@@ -237,7 +262,7 @@ impl Plan {
             self.next_listing = now;
         }
         for (path, observed) in seen.into_iter().flatten() {
-            let uri = self.listing.uri(&path);
+            let uri = self.listing.uri_of(&path);
             match observed {
                 Observed::There(listed) => self.take_in(now, &uri, listed),
                 Observed::Unclear => self.list_soon(now),
@@ -322,7 +347,16 @@ impl Plan {
 
     /// Takes in all that is at `place` and below it.
     fn take_in(&mut self, now: Instant, place: &str, listed: Listed) {
-        for uri in listed.missing(place, self.at_or_below(place)) {
+        if !self.trusts_absence && listed.has_files() {
+            self.trusts_absence = true;
+            self.list_soon(now); // For what is missing elsewhere.
+        }
+        let known = if self.trusts_absence {
+            self.at_or_below(place)
+        } else {
+            Vec::new()
+        };
+        for uri in listed.missing(place, known) {
             let document = self.documents.get(&uri);
             let odd_path = document.and_then(|document| document.odd_path.clone());
             if let Some(path) = odd_path.or_else(|| self.listing.path_of(&uri)) {
@@ -406,7 +440,7 @@ impl Plan {
     fn nothing_at(&mut self, now: Instant, path: &Path, uri: &str) {
         let documents = self.at_or_below(uri);
         let before = self.looking.get(path).cloned().flatten();
-        if documents.is_empty() {
+        if documents.is_empty() || !self.trusts_absence {
             return;
         }
         if before != Some(Version::Gone) {

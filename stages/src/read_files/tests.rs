@@ -23,6 +23,7 @@ fn put(root: &Path, name: &str, bytes: &[u8]) {
 pub(super) fn config(path: &Path) -> ReadFilesConfig {
     ReadFilesConfig {
         path: path.to_owned(),
+        root: None,
         include: default_include(),
         exclude: Vec::new(),
         max_file_bytes: default_max_file_bytes(),
@@ -104,11 +105,54 @@ fn a_path_may_be_a_file_even_a_hidden_one() {
     put(root.path(), ".a.pdf", PDF);
     let path = root.path().join(".a.pdf");
     assert_eq!(names(&config(&path)), [path.to_str().unwrap()]);
+    let link = root.path().join("link.pdf");
+    symlink(".a.pdf", &link).unwrap();
+    let expected = [(link.to_str().unwrap().to_owned(), None)];
+    assert_eq!(list(&config(&link)), expected);
     let only_pdf = ReadFilesConfig {
         include: vec!["*.pdf".into()],
         ..config(&path)
     };
     assert_eq!(names(&only_pdf).len(), 1);
+}
+
+#[test]
+fn a_document_has_one_uri_however_its_folder_is_spelled() {
+    // Relative paths begin in the folder of this crate.
+    let here = std::env::current_dir().unwrap().join("src/stdin");
+    let uris = |path: &Path| -> Vec<String> {
+        let found = listing(&config(path)).list().found;
+        found.into_iter().map(|found| found.uri).collect()
+    };
+    let expected = uris(&here);
+    assert!(expected.contains(&format!("{}/lines.rs", here.display())));
+    for spelling in ["src/stdin", "./src//stdin/", "src/stdin/../stdin"] {
+        assert_eq!(uris(Path::new(spelling)), expected, "{spelling}");
+    }
+}
+
+#[test]
+fn a_root_takes_the_place_of_the_path_in_uris() {
+    let root = tempfile::tempdir().unwrap();
+    put(root.path(), "b/c.pdf", PDF);
+    let named = |path: PathBuf| ReadFilesConfig {
+        root: Some("papers/new".into()),
+        ..config(&path)
+    };
+    let folder = listing(&named(root.path().into()));
+    let found = folder.list().found;
+    assert_eq!(found[0].uri, "papers/new/b/c.pdf");
+    assert_eq!(folder.path_of(&found[0].uri), Some(found[0].path.clone()));
+    assert_eq!(folder.path_of(&found[0].path.display().to_string()), None);
+    assert_eq!(folder.path_of("papers/new/../x.pdf"), None);
+    let file = listing(&named(root.path().join("b/c.pdf")));
+    assert_eq!(file.list().found[0].uri, "papers/new");
+    let odd = ReadFilesConfig {
+        root: Some("../papers".into()),
+        ..config(root.path())
+    };
+    let error = ReadFiles::new(&odd).unwrap_err();
+    assert_eq!(error.to_string(), "`root` is no plain name: `../papers`");
 }
 
 #[test]
@@ -274,13 +318,13 @@ fn a_uri_leads_back_to_its_path_and_no_further() {
         let listing = listing(&config(&path));
         for name in ["a.pdf", "b/c.pdf", "100%.pdf"] {
             let path = path.join(name);
-            assert_eq!(listing.path_of(&listing.uri(&path)), Some(path));
+            assert_eq!(listing.path_of(&listing.uri_of(&path)), Some(path));
         }
         let root = root.path().display();
         assert_eq!(listing.path_of(&format!("{root}/../x.pdf")), None);
         assert_eq!(listing.path_of(&format!("{root}2/x.pdf")), None);
         assert_eq!(listing.path_of("x.pdf"), None);
-        assert_eq!(listing.path_of(&listing.root_uri()), Some(path));
+        assert_eq!(listing.path_of(&listing.uri), Some(path));
     }
     assert!(is_at_or_below("/a.pdf", "/") && is_at_or_below("docs/a", "docs/"));
     assert!(is_at_or_below("docs", "docs") && !is_at_or_below("docs2", "docs"));

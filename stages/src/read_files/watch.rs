@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt, OptionFuture};
 use futures::stream::{FuturesUnordered, StreamExt};
-use pagemill_pipeline::{ItemError, Provenance, StageError};
+use pagemill_pipeline::{ItemError, Provenance, Prune, StageError};
 
 use super::listing::{Listed, Observed, Seen};
 use super::notice::{Eyes, Notices};
 use super::pass::Pass;
 use super::reading::Attempt;
-use super::rest::{Job, Plan, Scan, Work};
+use super::rest::{Job, Plan, RootState, Scan, Work};
 use super::{Watching, blocking};
 
 /// Documents that are read, or wait to be sent, at one time. Each is held in
@@ -57,7 +57,9 @@ impl Watch {
             return Ok(());
         };
         let listing = Arc::clone(&self.pass.listing);
-        let mut plan = Plan::new(listing, self.watching, known?, Instant::now());
+        let removes_all = self.pass.outlet.prune() == Prune::All;
+        let now = Instant::now();
+        let mut plan = Plan::new(listing, self.watching, known?, removes_all, now);
         let mut scan: OptionFuture<Running<Answer>> = None.into();
         let (mut is_scanning, mut jobs) = (false, FuturesUnordered::new());
         loop {
@@ -73,6 +75,9 @@ impl Watch {
             }
             let wake_at = tokio::time::Instant::from_std(plan.wake_at());
             let is_idle = jobs.is_empty() && !is_scanning;
+            // Dropped at the end of the wait, be it by an event, by draining or by
+            // cancelling the run.
+            let idle = is_idle.then(|| self.pass.outlet.idle());
             tokio::select! {
                 biased;
                 () = self.pass.outlet.draining() => break,
@@ -88,9 +93,7 @@ impl Watch {
                 () = self.notices.came() => {}
                 () = tokio::time::sleep_until(wake_at), if !is_scanning => {}
             }
-            if is_idle {
-                self.pass.outlet.starved(now.elapsed());
-            }
+            drop(idle);
         }
         // A document that is half sent must not look like one that has ended.
         while let Some(done) = jobs.next().await {
@@ -153,18 +156,31 @@ impl Watch {
                 plan.checked(now, jobs);
             }
             Answer::Listed(listed) => {
-                let is_there = listed.is_some();
-                if !plan.listed(now, listed) {
-                    return;
+                if let Some(root) = plan.listed(now, listed) {
+                    self.report(root);
                 }
-                let path = self.pass.listing.root.display();
-                if is_there {
-                    tracing::info!(%path, "the watched folder is back");
-                } else {
-                    let hint =
-                        "nothing is removed until it is back; stop the run if it is to stay so";
-                    tracing::warn!(%path, hint, "the watched folder is gone or cannot be read");
-                }
+            }
+        }
+    }
+
+    /// Logs that the root was lost or found.
+    fn report(&self, root: RootState) {
+        let path = self.pass.listing.root.display();
+        match root {
+            RootState::There => tracing::info!(%path, "the watched folder is back"),
+            RootState::Lost => {
+                let hint = "nothing is removed until it is back; stop the run if it is to stay so";
+                tracing::warn!(%path, hint, "the watched folder is gone or cannot be read");
+            }
+            RootState::Empty => {
+                let hint = "nothing is removed until a file appears; look whether the folder is \
+                            mounted, and at `include`; if the documents are gone for good, start \
+                            the run again with `--prune=all`";
+                tracing::warn!(
+                    %path,
+                    hint,
+                    "no file is found in the watched folder, and earlier runs have stored some"
+                );
             }
         }
     }

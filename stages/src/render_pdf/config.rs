@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pagemill_pipeline::{Field, FieldError, FieldType, Fields, Resources, Stage, StageConfig};
+use pagemill_pipeline::{
+    BufferPool, Field, FieldError, FieldType, Fields, Resources, Stage, StageConfig,
+};
 use serde::Deserialize;
 
-use super::RenderPdf;
 use super::budget::ProcessBudget;
 use super::document::DocumentRenderer;
 use super::renderer::page_buffer_bytes;
+use super::{MAX_IDLE_BUFFERS, RenderPdf};
 use crate::cage::process::ProcessSettings;
 use crate::cage::{DocumentLimits, Isolation, WorkerCommand};
 
@@ -21,6 +23,10 @@ pub(super) const AUTHOR: Field = Field::new("author", FieldType::Text);
 pub(super) const PAGE_COUNT: Field = Field::new("page_count", FieldType::Integer);
 /// `pdfium` or `hayro`.
 pub(super) const RENDERER: Field = Field::new("renderer", FieldType::Text);
+
+/// The most pages of a document where the configuration does not say: a file of
+/// a thousand bytes can repeat one page a million times.
+pub(crate) const DEFAULT_MAX_PAGES: u32 = 20_000;
 
 /// Longest side that can be asked for: 16,384 px square are 805 MB.
 const MAX_LONG_SIDE_PX: u32 = 16_384;
@@ -35,8 +41,10 @@ pub struct RenderPdfConfig {
     pub passwords: Vec<String>,
     /// Whether to read the text layer too: the fields `words` and `text`.
     pub words: bool,
-    /// Only the first so many pages of each document.
-    pub max_pages: Option<u32>,
+    /// Render only the first so many pages of each document.
+    pub first_pages: Option<u32>,
+    /// A document with more pages to render becomes a dead letter as a whole.
+    pub max_pages: u32,
     /// What one document may use.
     pub limits: DocumentLimits,
     /// Where documents are parsed: `cage`, `process` or `none`.
@@ -57,7 +65,8 @@ impl Default for RenderPdfConfig {
             long_side_px: 1024,
             passwords: Vec::new(),
             words: true,
-            max_pages: None,
+            first_pages: None,
+            max_pages: DEFAULT_MAX_PAGES,
             limits: DocumentLimits::default(),
             isolation: Isolation::default(),
             pdfium: None,
@@ -107,12 +116,14 @@ impl RenderPdfConfig {
                 "use the encoder's input side, such as 1024",
             ));
         }
-        if self.max_pages == Some(0) {
-            return Err(FieldError::new(
-                "max_pages",
-                "must be at least 1",
-                "leave it out to render all pages",
-            ));
+        let at_least_one = |field, hint| FieldError::new(field, "must be at least 1", hint);
+        if self.first_pages == Some(0) {
+            let hint = "leave it out to render all pages";
+            return Err(at_least_one("first_pages", hint));
+        }
+        if self.max_pages == 0 {
+            let hint = "leave it out for 20000";
+            return Err(at_least_one("max_pages", hint));
         }
         self.limits.check()
     }
@@ -147,6 +158,7 @@ impl StageConfig for RenderPdfConfig {
     const KIND: &'static str = "render_pdf";
     const ABOUT: &'static str = "PDF documents to page images, with the text layer beside them";
     const EXAMPLE: &'static str = "long_side_px = 1024\nlimits = { page_s = 20 }\n";
+    const PATHS: &'static [&'static str] = &["pdfium"];
 
     fn fields(&self) -> Fields {
         let mut adds = vec![Field::IMAGE, TITLE, AUTHOR, PAGE_COUNT, RENDERER];
@@ -179,11 +191,13 @@ impl StageConfig for RenderPdfConfig {
         let share = budget.unwrap_or_else(|| (*of_program()).clone()).join();
         let renderer =
             DocumentRenderer::new(settings, self.renderer, passwords, document_limit, share);
-        Ok(Box::new(RenderPdf::new(
+        Ok(Box::new(RenderPdf {
             renderer,
-            self.max_pages,
-            self.words,
-        )))
+            first_pages: self.first_pages.unwrap_or(u32::MAX),
+            max_pages: self.max_pages,
+            words: self.words,
+            pool: BufferPool::new(MAX_IDLE_BUFFERS),
+        }))
     }
 }
 
@@ -255,12 +269,19 @@ mod tests {
             })
             .starts_with("`limits` leaves")
         );
-        assert!(
+        assert_eq!(
             complaint(&RenderPdfConfig {
-                max_pages: Some(0),
+                first_pages: Some(0),
                 ..default()
-            })
-            .contains("max_pages")
+            }),
+            "`first_pages` must be at least 1"
+        );
+        assert_eq!(
+            complaint(&RenderPdfConfig {
+                max_pages: 0,
+                ..default()
+            }),
+            "`max_pages` must be at least 1"
         );
     }
 

@@ -77,12 +77,16 @@ impl DocumentRenderer {
         self.share.bequeath();
     }
 
-    /// Opens a document with the first renderer that can, to render at most
-    /// `max_pages` of its pages.
+    /// Opens a document with the first renderer that can, to render its first
+    /// pages: at most `first_pages`.
     ///
     /// # Errors
     /// None can, or no process can be started ([`RenderError::is_fatal`]).
-    pub fn open(&mut self, bytes: &[u8], max_pages: u32) -> Result<DocumentPages<'_>, RenderError> {
+    pub fn open(
+        &mut self,
+        bytes: &[u8],
+        first_pages: u32,
+    ) -> Result<DocumentPages<'_>, RenderError> {
         let memory_mb = self.settings.limits.memory_mb;
         if bytes.len() as u64 > u64::from(memory_mb) << 20 {
             return Err(RenderError::TooLarge {
@@ -111,7 +115,12 @@ impl DocumentRenderer {
                     };
                     let took = began.elapsed();
                     return Ok(DocumentPages::new(
-                        self, work, opened, metadata, max_pages, took,
+                        self,
+                        work,
+                        opened,
+                        metadata,
+                        first_pages,
+                        took,
                     ));
                 }
                 Err(Failure::Encrypted) => {

@@ -25,6 +25,14 @@ pub enum RenderError {
         /// The limit.
         memory_mb: u32,
     },
+    /// The document has more pages to render than one may have.
+    #[error("it has {n_pages} pages to render, and `max_pages` is {max_pages}")]
+    TooManyPages {
+        /// Pages that would be rendered.
+        n_pages: u32,
+        /// The limit.
+        max_pages: u32,
+    },
     /// Every renderer that may be used failed.
     #[error("{0}")]
     Failed(Attempts),
@@ -77,7 +85,10 @@ impl RenderError {
             Self::Encrypted { .. } => "add it to `passwords`",
             Self::NoPages => "there is nothing to do, unless the file was cut short",
             Self::TooLarge { .. } => "raise `limits.memory_mb`, or split the file",
-            Self::OutOfTime { .. } => "raise `limits.document_s`, or set `max_pages`",
+            Self::TooManyPages { .. } => {
+                "raise `max_pages`, or set `first_pages` to render only the first pages"
+            }
+            Self::OutOfTime { .. } => "raise `limits.document_s`, or set `first_pages`",
             Self::GaveUp { .. } => "the file is damaged: fetch or export it again",
             Self::Start(error) => error.hint(),
             Self::NoPdfium { .. } => {

@@ -22,6 +22,7 @@ pub(crate) mod testing;
 mod words;
 
 pub use budget::ProcessBudget;
+pub(crate) use config::DEFAULT_MAX_PAGES;
 pub use config::{RenderPdfConfig, RenderSetup, RendererChoice, find_pdfium};
 pub use error::{Attempts, RenderError};
 
@@ -48,32 +49,27 @@ const MAX_IDLE_BUFFERS: usize = 8;
 #[derive(Debug)]
 pub struct RenderPdf {
     renderer: DocumentRenderer,
-    max_pages: u32,
+    first_pages: u32, // Invariant: at least 1.
+    max_pages: u32,   // Invariant: at least 1.
     words: bool,
     pool: BufferPool,
 }
 
 impl RenderPdf {
-    fn new(renderer: DocumentRenderer, max_pages: Option<u32>, words: bool) -> Self {
-        let pool = BufferPool::new(MAX_IDLE_BUFFERS);
-        Self {
-            renderer,
-            max_pages: max_pages.unwrap_or(u32::MAX),
-            words,
-            pool,
-        }
-    }
-
     /// Renders one document; what is wrong with it goes to the dead letters.
     fn render_document(&mut self, item: Item, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
         let Some(bytes) = item.document().cloned() else {
             outlet.dead_letter(item, ItemError::missing("render", &Field::DOCUMENT.name));
             return Ok(());
         };
-        let mut document = match self.renderer.open(&bytes, self.max_pages) {
+        let mut document = match self.renderer.open(&bytes, self.first_pages) {
             Ok(document) => document,
             Err(error) => return set_aside(item, error, outlet),
         };
+        // Before the first page is sent: nothing of such a document is stored.
+        if let Err(error) = document.check_n_pages(self.max_pages) {
+            return set_aside(item, error, outlet);
+        }
         // What an earlier run stored before it was stopped is not rendered again.
         let stored = outlet.stored_pages(&item);
         document.pass_over(stored.into_iter().map(|page| page - 1).collect());

@@ -102,7 +102,7 @@ fn damaged_documents_end_as_pages_or_dead_letters_and_memory_stays() {
     resources.insert(RenderPdfConfig::KIND, setup);
     let config = RenderPdfConfig {
         long_side_px: 200,
-        max_pages: Some(5),
+        first_pages: Some(5),
         limits: DocumentLimits {
             page_s: 2,
             document_s: 10,

@@ -112,13 +112,13 @@ impl<'a> DocumentPages<'a> {
         work: Work,
         opened: ReadableDocument,
         metadata: Metadata,
-        max_pages: u32,
+        first_pages: u32,
         took: Duration,
     ) -> Self {
         Self {
             is_open: owner.process.is_some(),
             owner,
-            n_wanted: opened.n_pages.min(max_pages),
+            n_wanted: opened.n_pages.min(first_pages),
             opened,
             metadata,
             unwanted: BTreeSet::new(),
@@ -131,6 +131,20 @@ impl<'a> DocumentPages<'a> {
             n_failed_in_a_row: 0,
             _work: work,
         }
+    }
+
+    /// Compares the number of pages to render with the limit.
+    ///
+    /// # Errors
+    /// [`RenderError::TooManyPages`].
+    pub fn check_n_pages(&self, max_pages: u32) -> Result<(), RenderError> {
+        if self.n_wanted > max_pages {
+            return Err(RenderError::TooManyPages {
+                n_pages: self.n_wanted,
+                max_pages,
+            });
+        }
+        Ok(())
     }
 
     /// Passes over these pages (from 0), which need not be rendered again. To be

@@ -1,5 +1,5 @@
 use super::testing::{
-    TestPage, UPRIGHT, locked, numbered_pages, pdf, pdfium, reasons, render, three_pages,
+    TestPage, UPRIGHT, locked, numbered_pages, pdf, pdf_of, pdfium, reasons, render, three_pages,
 };
 use super::*;
 use crate::cage::Isolation;
@@ -124,10 +124,10 @@ fn a_page_without_a_box_has_the_size_of_a_letter() {
 }
 
 #[test]
-fn without_words_there_is_no_text_and_after_max_pages_no_page() {
+fn without_words_there_is_no_text_and_after_the_first_pages_no_page() {
     let config = RenderPdfConfig {
         words: false,
-        max_pages: Some(2),
+        first_pages: Some(2),
         ..with(RendererChoice::Auto)
     };
     let out = render(&config, "", &three_pages());
@@ -138,6 +138,44 @@ fn without_words_there_is_no_text_and_after_max_pages_no_page() {
             .all(|page| page.text().is_none() && page.words().is_none())
     );
     assert!(attribute(&out.sent[0], "page_count").contains('3'));
+}
+
+#[test]
+fn a_document_with_more_pages_than_the_limit_is_one_dead_letter() {
+    // The page tree names one page twelve times.
+    let kids = "4 0 R ".repeat(12);
+    let repeated = pdf_of(&[
+        "<< /Type /Catalog /Pages 3 0 R >>".to_owned(),
+        "<< >>".to_owned(),
+        format!("<< /Type /Pages /Kids [{kids}] /Count 12 >>"),
+        format!("<< /Type /Page /Parent 3 0 R {UPRIGHT} >>"),
+    ]);
+    for renderer in each_renderer() {
+        let limited = RenderPdfConfig {
+            max_pages: 10,
+            ..with(renderer)
+        };
+        let out = render(&limited, "", &repeated);
+        assert_eq!(out.sent.len(), 0);
+        let [(item, reason)] = &out.dead[..] else {
+            panic!("{:?}", reasons(&out));
+        };
+        assert_eq!(item.label().to_string(), "mill.pdf");
+        assert_eq!(
+            reason,
+            "cannot render `mill.pdf`: it has 12 pages to render, and `max_pages` is 10"
+        );
+        let raised = RenderPdfConfig {
+            max_pages: 12,
+            ..with(renderer)
+        };
+        assert_eq!(render(&raised, "", &repeated).sent.len(), 12);
+        let cut = RenderPdfConfig {
+            first_pages: Some(3),
+            ..limited
+        };
+        assert_eq!(render(&cut, "", &repeated).sent.len(), 3);
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What a line says: which document, and what more is known of it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -10,6 +10,8 @@ use serde_json::{Map, Value as Json, json};
 
 use super::{AttributeType, LineFormat, StdinConfig};
 use crate::names;
+use crate::read_files::identity;
+use crate::read_files::listing::text_of;
 use crate::read_files::state::FileState;
 
 /// What URIs of lines themselves begin with; their numbers follow.
@@ -131,9 +133,10 @@ impl Records {
             LineFormat::Json => true,
         };
         if !is_object {
+            let (uri, content) = file(line)?;
             return Ok(Record {
-                uri: line.to_owned(),
-                content: Content::File(line.into()),
+                uri,
+                content,
                 attributes: Attributes::default(),
             });
         }
@@ -162,7 +165,7 @@ impl Records {
             return Err(bad(reason, "leave one of them out"));
         }
         let (uri, content) = match (kind, uri) {
-            (PATH, None) => (content.clone(), Content::File(content.into())),
+            (PATH, None) => file(&content)?,
             (PATH, Some(_)) => {
                 let hint = "leave `uri` out: the path is the URI";
                 return Err(bad("it has both `path` and `uri`", hint));
@@ -221,6 +224,16 @@ impl Records {
         }
         Ok(Attributes(attributes))
     }
+}
+
+/// The file at `path`, and its URI: the absolute path without `.` and `..`.
+fn file(path: &str) -> Result<(String, Content), ItemError> {
+    if path.is_empty() {
+        return Err(bad("its path is empty", "name the document"));
+    }
+    let path = identity::absolute(Path::new(path))
+        .map_err(|error| bad(format_args!("its path {error}"), error.hint()))?;
+    Ok((text_of(&path), Content::File(path)))
 }
 
 fn bad(reason: impl std::fmt::Display, hint: impl std::fmt::Display) -> ItemError {

@@ -26,6 +26,12 @@ fn problem(settings: &str, line: &str) -> String {
     error.reason
 }
 
+/// The absolute path of a file in the working directory.
+fn here(name: &str) -> String {
+    let path = std::env::current_dir().unwrap().join(name);
+    path.to_str().unwrap().to_owned()
+}
+
 #[test]
 fn a_line_is_a_path_or_an_object() {
     let records = records("{}");
@@ -34,8 +40,11 @@ fn a_line_is_a_path_or_an_object() {
         assert_eq!(record.content, Content::File(record.uri.clone().into()));
         record.uri
     };
-    assert_eq!(path("docs/a b.pdf"), "docs/a b.pdf");
-    assert_eq!(path(r#"{"path": "docs/ü.pdf"}"#), "docs/ü.pdf");
+    assert_eq!(path("docs/a b.pdf"), here("docs/a b.pdf"));
+    assert_eq!(path(r#"{"path": "docs/ü.pdf"}"#), here("docs/ü.pdf"));
+    for spelling in ["./a.pdf", "x/../a.pdf", &here("a.pdf")] {
+        assert_eq!(path(spelling), here("a.pdf"), "{spelling}");
+    }
     let bytes = records
         .parse(r#"{"uri": "a", "bytes": "JVBERg=="}"#)
         .unwrap();
@@ -48,7 +57,7 @@ fn a_line_is_a_path_or_an_object() {
 #[test]
 fn a_path_may_look_like_an_object_where_lines_are_paths() {
     let odd = records(r#"{"format": "paths"}"#).parse("{a}.pdf").unwrap();
-    assert_eq!(odd.uri, "{a}.pdf");
+    assert_eq!(odd.uri, here("{a}.pdf"));
 }
 
 #[test]
@@ -89,7 +98,8 @@ fn a_line_that_is_wrong_says_why() {
             r#"{"path": "a", "text": "b"}"#,
             "it has both `path` and `text`",
         ),
-        (r#"{"path": ""}"#, "its URI is empty"),
+        (r#"{"path": ""}"#, "its path is empty"),
+        (r#"{"uri": "", "bytes": ""}"#, "its URI is empty"),
         (r#"{"text": "a"}"#, "it has no `uri`"),
         (r#"{"uri": "a", "text": ""}"#, "its `text` is empty"),
         (
@@ -329,7 +339,18 @@ async fn a_silent_input_keeps_no_run_from_ending() {
     let test = async {
         let (items, _) = runs.kept.wait_for(1, 0).await;
         assert_eq!(&*items[0].origin().uri, a.trim_end());
+        while runs
+            .control
+            .snapshot()
+            .is_none_or(|now| now.elapsed_s < 0.2)
+        {
+            tokio::task::yield_now().await;
+        }
         runs.control.drain();
     };
-    tokio::join!(waiting, test);
+    let (ran, ()) = tokio::join!(waiting, test);
+    // It waited for a line for nearly all of the time.
+    let node = &ran.report.totals.nodes[0];
+    assert!(node.starved_s > 0.1, "{node:?}");
+    assert!(node.busy_s < node.starved_s / 2.0, "{node:?}");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use pagemill_pipeline::{
     ConfigFile, DeadLetter, Delivery, Ended, Fields, Item, Registry, Report, Resources, RunControl,
-    RunOptions, Sink, SinkConfig, SinkInput, SourceConfig, StageError, read_dead_letters,
+    RunError, RunOptions, Sink, SinkConfig, SinkInput, SourceConfig, StageError, read_dead_letters,
 };
 use pagemill_pipeline::{FieldError, FieldSet};
 use serde::Deserialize;
@@ -64,6 +64,16 @@ impl Runs {
 
     /// Runs a source of this kind with these settings to its end.
     pub(crate) async fn run<C: SourceConfig>(&self, settings: &str) -> Ran {
+        let (ran, error) = self.run_to_end::<C>(settings).await;
+        assert!(error.is_none(), "{error:?}");
+        ran
+    }
+
+    /// The same of a run that may fail.
+    pub(crate) async fn run_to_end<C: SourceConfig>(
+        &self,
+        settings: &str,
+    ) -> (Ran, Option<RunError>) {
         let letters = self.path("letters");
         let toml = format!(
             "[p]\ndead_letters = {letters:?}\nledger = {:?}\n\
@@ -82,14 +92,18 @@ impl Runs {
             .unwrap();
         let pipeline = pipeline.with_options(self.options.clone());
         let report = tokio::time::timeout(PATIENCE, pipeline.run(&self.control)).await;
-        let report = report.expect("the run ends").unwrap();
+        let (report, error) = match report.expect("the run ends") {
+            Ok(report) => (report, None),
+            Err(mut error) => (*error.report.take().expect("it has begun"), Some(error)),
+        };
         let (items, removed) = self.kept.take();
-        Ran {
+        let ran = Ran {
             items,
             removed,
             letters: read_dead_letters(&letters).unwrap(),
             report,
-        }
+        };
+        (ran, error)
     }
 }
 

@@ -103,7 +103,7 @@ fn what_was_deleted_while_nobody_looked_is_removed() {
     // `c.pdf` belongs to another folder.
     let known = ["/watched/a.pdf", "/watched/b.pdf", "/watched-too/c.pdf"];
     let known = known.map(str::to_owned);
-    world.plan = Plan::new(listing, world.plan.watching, known, world.now);
+    world.plan = Plan::new(listing, world.plan.watching, known, false, world.now);
     world.put_old("b.pdf");
     world.done = vec!["b.pdf".into()];
     world.run(3.0);
@@ -306,14 +306,14 @@ fn a_root_that_is_gone_takes_no_rows_with_it() {
     world.event("a.pdf");
     world.event("");
     world.run(600.0);
-    assert_eq!(world.log(), ["news of the root"]);
+    assert_eq!(world.log(), ["the root is Lost"]);
     world.has_root = true;
     world.files.remove("a.pdf");
     world.put("b.pdf");
     world.run(10.0);
     assert_eq!(
         world.log(),
-        ["news of the root", "read b.pdf", "remove a.pdf"]
+        ["the root is There", "read b.pdf", "remove a.pdf"]
     );
 }
 
@@ -326,7 +326,7 @@ fn a_root_that_goes_while_files_seem_deleted_takes_no_rows_with_it() {
     world.has_root = false;
     world.carry_out_held();
     world.run(20.0);
-    assert_eq!(world.log(), ["remove a.pdf in vain", "news of the root"]);
+    assert_eq!(world.log(), ["remove a.pdf in vain", "the root is Lost"]);
 }
 
 #[test]
@@ -350,4 +350,41 @@ fn a_name_that_is_not_utf8_is_followed_by_listing() {
     world.plan.event(world.now, &odd);
     world.run(5.0);
     assert_eq!((world.n_listings, world.n_looks), (2, 0));
+}
+
+#[test]
+fn an_empty_root_removes_nothing_until_a_file_appears() {
+    let mut world = World::new(&["a.pdf", "in/b.pdf"]);
+    world.run(10.0);
+    assert_eq!(world.log(), ["the root is Empty"]);
+    // Nor do events about what is not there, or places that cannot be read.
+    for name in ["a.pdf", "in", ""] {
+        world.event(name);
+    }
+    world.locked = vec!["locked".into()];
+    world.run(600.0);
+    assert_eq!(world.log(), ["set aside locked"]);
+    // The disk is there at last, without a file that is gone.
+    world.put_old("in/b.pdf");
+    world.event("in");
+    world.run(10.0);
+    assert_eq!(
+        world.log(),
+        ["read in/b.pdf", "the root is There", "remove a.pdf"]
+    );
+    world.delete("in/b.pdf");
+    world.run(10.0);
+    assert_eq!(world.log(), ["remove in/b.pdf"]);
+}
+
+#[test]
+fn an_empty_root_is_believed_where_that_is_asked_for_or_nothing_was_known() {
+    let mut world = World::new(&[]);
+    world.run(10.0);
+    assert_eq!(world.log(), [""; 0]);
+    let listing = Arc::clone(&world.plan.listing);
+    let known = [format!("{ROOT}/a.pdf")];
+    world.plan = Plan::new(listing, world.plan.watching, known, true, world.now);
+    world.run(10.0);
+    assert_eq!(world.log(), ["remove a.pdf"]);
 }

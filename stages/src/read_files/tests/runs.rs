@@ -1,5 +1,7 @@
 //! The source in a run: once, pruning, feeding letters again, and watching.
 
+use pagemill_pipeline::Prune;
+
 use super::*;
 use crate::testing::sources::{Ran, Runs};
 
@@ -167,7 +169,7 @@ async fn a_pruning_run_removes_what_is_gone_and_nothing_else() {
     fs::remove_file(runs.path("documents/b.pdf")).unwrap();
     let ran = run::<LaterConfig>(&runs, "").await;
     assert_eq!(sent_and_removed(&runs, &ran), (vec![], vec![]));
-    runs.options.prune = true;
+    runs.options.prune = Prune::Gone;
     let ran = run::<LaterConfig>(&runs, "").await;
     assert_eq!(
         sent_and_removed(&runs, &ran),
@@ -183,6 +185,93 @@ async fn a_pruning_run_removes_what_is_gone_and_nothing_else() {
     let deeper = format!("path = {:?}", runs.path("documents/c"));
     let ran = runs.run::<LaterConfig>(&deeper).await;
     assert_eq!(ran.removed, [""; 0]);
+}
+
+#[tokio::test]
+async fn pruning_is_refused_where_nothing_is_found_and_the_run_fails_at_its_end() {
+    let mut runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    runs.put("b.pdf", PDF);
+    run::<LaterConfig>(&runs, "").await;
+    let settings = format!("path = {:?}\ninclude = [\"*.png\"]", runs.path("documents"));
+    runs.options.prune = Prune::Gone;
+    let (ran, error) = runs.run_to_end::<LaterConfig>(&settings).await;
+    assert_eq!(ran.removed, [""; 0]);
+    assert_eq!(ran.report.stopped, StopReason::Finished);
+    let error = error.unwrap();
+    let expected = "pipeline `p` stopped at `it`: pruning is refused: no file was found, and 2 \
+                    documents are known";
+    assert!(error.to_string().starts_with(expected), "{error}");
+    assert!(error.error.hint().unwrap().contains("`--prune=all`"));
+    // What cannot be read is no file either.
+    symlink("nowhere", runs.path("documents/link.png")).unwrap();
+    assert!(runs.run_to_end::<LaterConfig>(&settings).await.1.is_some());
+    runs.options.prune = Prune::All;
+    let ran = runs.run::<LaterConfig>(&settings).await;
+    let mut removed = sent_and_removed(&runs, &ran).1;
+    removed.sort();
+    assert_eq!(removed, ["a.pdf", "b.pdf"]);
+    // Nothing is known any more, so there is nothing to refuse.
+    runs.options.prune = Prune::Gone;
+    let (ran, error) = runs.run_to_end::<LaterConfig>(&settings).await;
+    assert!(error.is_none() && ran.removed.is_empty());
+}
+
+#[tokio::test]
+async fn a_folder_with_a_root_may_be_moved() {
+    let mut runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    runs.put("b.pdf", PDF);
+    let ran = run::<LaterConfig>(&runs, "root = \"papers\"").await;
+    assert_eq!(ran.uris(), ["papers/a.pdf", "papers/b.pdf"]);
+    fs::rename(runs.path("documents"), runs.path("elsewhere")).unwrap();
+    fs::remove_file(runs.path("elsewhere/b.pdf")).unwrap();
+    runs.options.prune = Prune::Gone;
+    let moved = format!("path = {:?}\nroot = \"papers\"", runs.path("elsewhere"));
+    let ran = runs.run::<LaterConfig>(&moved).await;
+    assert_eq!(ran.removed, ["papers/b.pdf"]);
+    assert_eq!(
+        (ran.items.len(), ran.report.totals.documents_skipped),
+        (0, 1)
+    );
+    runs.options.prune = Prune::No;
+    runs.options.retries = Some(vec![letter("papers/a.pdf".into())]);
+    let ran = runs.run::<LaterConfig>(&moved).await;
+    assert_eq!(ran.uris(), ["papers/a.pdf"]);
+}
+
+#[tokio::test]
+async fn a_root_that_is_a_symbolic_link_is_read_pruned_and_watched() {
+    let mut runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    runs.put("b.pdf", PDF);
+    runs.put("in/c.pdf", PDF);
+    let (folder, link) = (runs.path("real"), runs.path("documents"));
+    fs::rename(&link, &folder).unwrap();
+    symlink("real", &link).unwrap();
+    let ran = run::<LaterConfig>(&runs, "").await;
+    let expected = names_of(&["a.pdf", "b.pdf", "in/c.pdf"]);
+    assert_eq!(sent_and_removed(&runs, &ran), (expected, vec![]));
+    assert!(ran.letters.is_empty());
+    fs::remove_file(folder.join("b.pdf")).unwrap();
+    runs.options.prune = Prune::Gone;
+    let ran = run::<LaterConfig>(&runs, "").await;
+    assert_eq!(ran.report.totals.documents_skipped, 2);
+    let removed = names_of(&["b.pdf"]);
+    assert_eq!(sent_and_removed(&runs, &ran), (vec![], removed));
+    runs.control = pagemill_pipeline::RunControl::default();
+    // Only what the system tells is followed, in the folder itself as well.
+    watch(&runs, async {
+        runs.put("new.pdf", PDF);
+        let (items, _) = runs.kept.wait_for(1, 0).await;
+        assert_eq!(runs.name_of(&items[0].origin().uri), "new.pdf");
+        runs.put("new.pdf", PNG);
+        runs.kept.wait_for(1, 0).await;
+        fs::remove_file(folder.join("new.pdf")).unwrap();
+        let (_, removed) = runs.kept.wait_for(0, 1).await;
+        assert_eq!(runs.name_of(&removed[0]), "new.pdf");
+    })
+    .await;
 }
 
 fn letter(uri: String) -> FeedAgain {
@@ -324,4 +413,56 @@ async fn a_watched_file_may_be_replaced() {
     };
     let (ran, ()) = tokio::join!(runs.run::<ReadFilesConfig>(&settings), test);
     assert_eq!(ran.removed, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_watched_folder_that_is_empty_at_the_start_loses_no_rows() {
+    let mut runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    runs.put("b.pdf", PDF);
+    run::<LaterConfig>(&runs, "").await;
+    let documents = runs.path("documents");
+    for name in ["a.pdf", "b.pdf"] {
+        fs::remove_file(documents.join(name)).unwrap();
+    }
+    runs.control = pagemill_pipeline::RunControl::default();
+    let ran = watch(&runs, async {
+        // Long enough for it to be seen gone twice, 10 ms apart.
+        until(&runs, 0.2).await;
+        let now = runs.control.snapshot().unwrap();
+        assert_eq!(now.documents_removed, 0);
+        runs.put("c.pdf", PDF);
+        let (items, mut removed) = runs.kept.wait_for(1, 2).await;
+        assert_eq!(runs.name_of(&items[0].origin().uri), "c.pdf");
+        removed.sort();
+        assert_eq!(runs.name_of(&removed[1]), "b.pdf");
+    })
+    .await;
+    let totals = ran.report.totals;
+    assert_eq!((totals.documents_done, totals.documents_removed), (1, 2));
+}
+
+/// Waits until the run has gone on for so long.
+async fn until(runs: &Runs, elapsed_s: f64) {
+    let is_early = || {
+        let now = runs.control.snapshot();
+        now.is_none_or(|now| now.elapsed_s < elapsed_s)
+    };
+    while is_early() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_watched_folder_in_which_nothing_happens_is_starved() {
+    let runs = Runs::new();
+    runs.put("a.pdf", PDF);
+    let ran = watch(&runs, async {
+        runs.kept.wait_for(1, 0).await;
+        until(&runs, 0.5).await;
+    })
+    .await;
+    let node = &ran.report.totals.nodes[0];
+    assert!(node.starved_s > 0.25, "{node:?}");
+    assert!(node.busy_s < node.starved_s / 2.0, "{node:?}");
 }

@@ -41,6 +41,7 @@ impl World {
     pub(super) fn new(known: &[&str]) -> Self {
         let listing = Listing {
             root: ROOT.into(),
+            uri: ROOT.into(),
             include: GlobSet::empty(),
             exclude: GlobSet::empty(),
             follow_links: false,
@@ -53,7 +54,7 @@ impl World {
         let known = known.iter().map(|name| format!("{ROOT}/{name}"));
         let now = Instant::now();
         Self {
-            plan: Plan::new(Arc::new(listing), watching, known, now),
+            plan: Plan::new(Arc::new(listing), watching, known, false, now),
             began: now,
             now,
             files: BTreeMap::new(),
@@ -157,8 +158,8 @@ impl World {
                 self.n_listings += 1;
                 self.now += self.listing_takes;
                 let listed = self.has_root.then(|| self.found(""));
-                if self.plan.listed(self.now, listed) {
-                    self.log.push("news of the root".into());
+                if let Some(root) = self.plan.listed(self.now, listed) {
+                    self.log.push(format!("the root is {root:?}"));
                 }
             }
             Scan::Look(paths) => {
