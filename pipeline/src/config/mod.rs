@@ -60,7 +60,6 @@ pub(crate) struct PipelineDraft {
 pub(crate) struct LeftOut {
     pub(crate) role: Role,
     pub(crate) name: String,
-    pub(crate) role: Role,
     pub(crate) inputs: Vec<Input>,
 }
 
@@ -322,7 +321,6 @@ fn read_nodes(
             draft.left_out.push(LeftOut {
                 role,
                 name,
-                role,
                 inputs: Vec::new(),
             });
             continue;
@@ -335,7 +333,6 @@ fn read_nodes(
             Err(inputs) => draft.left_out.push(LeftOut {
                 role,
                 name: known_as,
-                role,
                 inputs,
             }),
         }

@@ -67,7 +67,7 @@ pub(crate) struct Upstream {
     pub(crate) places: BTreeSet<usize>,
     /// The names of the same nodes.
     pub(crate) names: BTreeSet<Arc<str>>,
-    /// The nodes by whose pages the node waits: see [`Pipeline::upstream`](crate::Pipeline).
+    /// The keys of the nodes by whose pages the node waits: see [`Pipeline::upstream`](crate::Pipeline).
     pub(crate) page_makers: BTreeSet<Arc<str>>,
 }
 

@@ -100,8 +100,9 @@ fn makers(pipeline: &Pipeline, name: &str, rule: &Rule) -> Vec<String> {
     let mut nodes = pipeline.nodes.iter();
     let place = nodes.position(|node| &*node.name == name);
     let upstream = pipeline.upstream(place.expect("it is there"), rule);
-    let makers = upstream.page_makers.iter();
-    makers.map(ToString::to_string).collect()
+    let nodes = pipeline.nodes.iter();
+    let makers = nodes.filter(|node| upstream.page_makers.contains(&node.key));
+    makers.map(|node| node.name.to_string()).collect()
 }
 
 fn join() -> Rule {

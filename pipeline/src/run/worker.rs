@@ -40,7 +40,7 @@ impl Worker {
     pub(super) fn run(self) {
         let port = Port {
             node: Arc::clone(&self.node),
-            page_key: self.page_key,
+            page_key: Arc::clone(&self.page_key),
             edges: self.edges,
             shared: Arc::clone(&self.shared),
             metrics: Arc::clone(&self.metrics),
@@ -50,7 +50,7 @@ impl Worker {
             left_before: HashMap::new(),
             failed: Vec::new(),
             last_page: None,
-            page_counts: page_counts(&self.shared, &self.node),
+            page_counts: page_counts(&self.shared, &self.page_key),
             group: None,
         };
         let mut running = Running {
