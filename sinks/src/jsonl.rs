@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use pagemill_pipeline::{
-    DocumentId, FieldError, FieldType, Item, Resources, Sink, SinkConfig, SinkInput, StageError,
+    DocumentId, FieldError, FieldType, Item, Resources, Sink, SinkConfig, SinkInput, SinkPlace, StageError,
     StoredDocument, Value, VectorData, Vectors, Word,
 };
 use serde::Deserialize;
@@ -22,7 +22,7 @@ use serde::de::Error as _;
 use serde_json::{Map, json};
 
 use crate::lancedb::Durability;
-use crate::parts::{Format, PartConfig, PartError, PartSink, RowHead, Rows, Settings, Tally};
+use crate::parts::{self, Format, PartConfig, PartError, PartSink, RowHead, Rows, Settings, Tally};
 use crate::row::{self, MadeBy};
 
 /// Settings of `kind = "jsonl"`.
@@ -70,6 +70,14 @@ impl SinkConfig for JsonlConfig {
     const ABOUT: &'static str = "writes one JSON object an item to part files in a folder";
     const EXAMPLE: &'static str = "path = \"data/pages.jsonl\"";
     const PATHS: &'static [&'static str] = &["path"];
+
+    fn place(&self, _: &str) -> Option<SinkPlace> {
+        Some(parts::place(&self.path))
+    }
+
+    fn row_settings(&self) -> String {
+        format!("{:?}", self.bytes)
+    }
 
     fn build(&self, _: &Resources) -> Result<Box<dyn Sink>, FieldError> {
         let settings = Settings {

@@ -18,7 +18,7 @@ use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, new_null_array}
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use pagemill_pipeline::{
-    DocumentId, FieldError, Item, Resources, Sink, SinkConfig, SinkInput, StageError,
+    DocumentId, FieldError, Item, Resources, Sink, SinkConfig, SinkInput, SinkPlace, StageError,
     StoredDocument,
 };
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
@@ -32,7 +32,7 @@ use serde::Deserialize;
 use crate::columns::{self, Columns, Totals};
 use crate::lancedb::Durability;
 use crate::parts::{
-    Format, PartConfig, PartError, PartSink, Rows, Settings, Tally, list_from_json, list_to_json,
+    self, Format, PartConfig, PartError, PartSink, RowHead, Rows, Settings, Tally, list_from_json, list_to_json,
 };
 use crate::row::{self, CONTENT_HASH, DOCUMENT, DOCUMENT_ID, FINGERPRINT, MadeBy, SOURCE};
 
@@ -90,6 +90,10 @@ impl SinkConfig for ParquetConfig {
     const ABOUT: &'static str = "writes rows to Parquet part files in a folder";
     const EXAMPLE: &'static str = "path = \"data/pages\"";
     const PATHS: &'static [&'static str] = &["path"];
+
+    fn place(&self, _: &str) -> Option<SinkPlace> {
+        Some(parts::place(&self.path))
+    }
 
     fn build(&self, _: &Resources) -> Result<Box<dyn Sink>, FieldError> {
         let settings = Settings {

@@ -78,6 +78,15 @@ impl StageConfig for DecodeImageConfig {
         Fields::reads([Field::DOCUMENT]).adds(adds).one_to_many()
     }
 
+    fn row_settings(&self) -> String {
+        // What decides whether a document can be read changes no page of one that can.
+        let of_rows = Self {
+            long_side_px: self.long_side_px,
+            ..Self::default()
+        };
+        format!("{of_rows:?}")
+    }
+
     fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {
         let setup = resources.get::<RenderSetup>(RenderPdfConfig::KIND);
         let worker = setup.map(|setup| setup.worker.clone()).unwrap_or_default();

@@ -101,6 +101,15 @@ impl StageConfig for EmbedImageConfig {
         BatchPolicy::of_items(16, 20).with_max_tokens(16_384)
     }
 
+    fn row_settings(&self) -> String {
+        let of_rows = Self {
+            device: String::new(),
+            keep_image: false,
+            ..self.clone()
+        };
+        format!("{of_rows:?}")
+    }
+
     fn revision(&self, resources: &Resources) -> String {
         models::revision(&self.model, resources)
     }

@@ -106,6 +106,15 @@ impl StageConfig for EmbedTextConfig {
         }
     }
 
+    fn row_settings(&self) -> String {
+        let of_rows = Self {
+            model: self.model.of_rows(),
+            device: String::new(),
+            ..self.clone()
+        };
+        format!("{of_rows:?}")
+    }
+
     fn revision(&self, resources: &Resources) -> String {
         let name = self.model.local();
         name.map_or_else(String::new, |name| models::revision(name, resources))

@@ -4,16 +4,19 @@
 use pagemill_pipeline::FieldError;
 
 /// Names that mean something else, in an item or in a row.
-const TAKEN: [&str; 14] = [
+const TAKEN: [&str; 17] = [
     "content_hash",
     "document",
     "document_id",
+    "document_rows",
     "fingerprint",
     "image",
     "media_type",
     "page",
     "part",
     "patches",
+    "pipeline",
+    "source",
     "text",
     "thumbnail",
     "vector",

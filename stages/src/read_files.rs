@@ -124,6 +124,13 @@ impl SourceConfig for ReadFilesConfig {
         self.watch
     }
 
+    fn place(&self) -> Option<String> {
+        match &self.root {
+            Some(root) => Some(root.clone()),
+            None => Some(identity::absolute(&self.path).ok()?.display().to_string()),
+        }
+    }
+
     fn build(&self, _resources: &Resources) -> Result<Box<dyn Source>, FieldError> {
         Ok(Box::new(ReadFiles::new(self)?))
     }

@@ -202,6 +202,15 @@ impl ConfigError {
 
     /// The errors as text, with colours for a terminal if `styled`.
     pub fn render(&self, styled: bool) -> String {
+        self.render_as(&Level::ERROR, styled)
+    }
+
+    /// The same as warnings.
+    pub fn render_warnings(&self, styled: bool) -> String {
+        self.render_as(&Level::WARNING, styled)
+    }
+
+    fn render_as(&self, level: &Level<'_>, styled: bool) -> String {
         let painter = if styled {
             Renderer::styled()
         } else {
@@ -211,7 +220,7 @@ impl ConfigError {
         let shown = self.diagnostics.iter().take(MAX_SHOWN);
         let n_more = self.diagnostics.len() - shown.len();
         let rendered = shown.map(|diagnostic| {
-            let title = Level::ERROR.primary_title(printable_line(&diagnostic.message));
+            let title = level.clone().primary_title(printable_line(&diagnostic.message));
             let error = match self.sources.find(&diagnostic.span) {
                 None => Group::with_title(title),
                 Some(source) => {

@@ -8,6 +8,7 @@ mod home;
 mod interpolate;
 mod limits;
 pub(crate) mod node;
+mod overlaps;
 mod overrides;
 mod variables;
 
@@ -164,6 +165,13 @@ impl ConfigFile {
     /// them; what else a program writes, such as its log, it redacts itself.
     pub fn secrets(&self) -> &Secrets {
         &self.sources.secrets
+    }
+
+    /// What is allowed and rarely meant: pipelines that store the same documents in
+    /// one table. Each keeps its own rows there, so a search finds both.
+    pub fn warnings(&self) -> Option<ConfigError> {
+        let warnings = overlaps::find(&self.graphs);
+        (!warnings.is_empty()).then(|| ConfigError::new(&self.sources, warnings))
     }
 
     /// Makes a pipeline ready to run: builds every node.

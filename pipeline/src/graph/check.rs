@@ -33,6 +33,10 @@ pub(crate) fn check(draft: PipelineDraft, diagnostics: &mut Vec<Diagnostic>) -> 
     if diagnostics.len() > n_before {
         return None;
     }
+    check_places(&graph.graph, diagnostics);
+    if diagnostics.len() > n_before {
+        return None;
+    }
     carry(&mut graph);
     Some(graph.graph)
 }
@@ -355,6 +359,34 @@ fn check_passing(node: &GraphNode, input: &FieldSet, diagnostics: &mut Vec<Diagn
             );
             let hint = "give one of the two fields another name";
             diagnostics.push(Diagnostic::new(node.span.clone(), message).hint(hint));
+        }
+    }
+}
+
+/// Reports sinks that store rows in one place: at the end of a document each would
+/// replace the rows of the other.
+fn check_places(graph: &Graph, diagnostics: &mut Vec<Diagnostic>) {
+    let sinks = graph.nodes.iter().filter(|node| node.role == Role::Sink);
+    let mut places: BTreeMap<String, Vec<(&GraphNode, &str)>> = BTreeMap::new();
+    for node in sinks {
+        if let Some(place) = node.settings.sink_place(&graph.name) {
+            let same = places.entry(place.identity).or_default();
+            same.push((node, place.setting));
+        }
+    }
+    for (place, nodes) in places.into_iter().filter(|(_, nodes)| nodes.len() > 1) {
+        let names: Vec<String> = nodes.iter().map(|(node, _)| format!("`{}`", node.name)).collect();
+        for (node, setting) in nodes {
+            let message = format!(
+                "the sinks {} store rows in one place, `{place}`, and would replace each other's",
+                names.join(" and ")
+            );
+            let hint = format!(
+                "give each a `{setting}` of its own, or let one sink take from all: \
+                 `input = [\"a\", \"b\"]`"
+            );
+            let span = node.places.get(setting).unwrap_or(&node.span).clone();
+            diagnostics.push(Diagnostic::new(span, message).hint(hint));
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::registry::Settings;
 use crate::retry::OnError;
 use crate::run::RunOptions;
 use crate::secrets::Secrets;
-use crate::stage::{Resources, Sink, Source, Stage};
+use crate::stage::{Resources, Sink, SinkPlace, Source, Stage};
 
 pub(crate) use check::check;
 
@@ -144,6 +144,18 @@ impl GraphNode {
     /// finds the table.
     pub fn settings<C: 'static>(&self) -> Option<&C> {
         self.settings.downcast()
+    }
+    /// Where its rows are, if it is a sink.
+    pub(crate) fn sink_place(&self, pipeline: &str) -> Option<SinkPlace> {
+        self.settings.sink_place(pipeline)
+    }
+    /// Where its documents come from, if it is a source.
+    pub(crate) fn source_place(&self) -> Option<String> {
+        self.settings.source_place()
+    }
+    /// Where a setting stands in the file, or the node's name where it is not given.
+    pub(crate) fn place_of(&self, setting: &str) -> Range<usize> {
+        self.places.get(setting).unwrap_or(&self.span).clone()
     }
     /// The fields that its input edges carry: those that somebody looks at.
     pub fn carried(&self) -> Vec<&str> {

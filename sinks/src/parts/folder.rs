@@ -11,7 +11,7 @@ use pagemill_pipeline::{DocumentId, SinkInput, StageError, StoredDocument};
 
 use super::faults::{Faults, Step};
 use super::manifest::{self, Part, Stamp};
-use super::place::{lock, make_folder, remove_partial};
+use super::place::{claim, lock, make_folder, remove_partial};
 use super::{Format, PartError, Rows};
 
 pub(super) const WRITE_HINT: &str =
@@ -80,6 +80,7 @@ impl Folder {
             faults,
         };
         let numbers = folder.numbers().map_err(cannot)?;
+        claim(&path, &input.pipeline, !numbers.is_empty())?;
         let newest = numbers.last().map(|number| folder.path_of(*number));
         format.open(input, newest.as_deref())?;
         let doubles = folder.read(&numbers, format)?;

@@ -22,8 +22,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
 use pagemill_pipeline::{
-    Delivery, DocumentId, Ended, FieldError, Inventory, Item, Sink, SinkInput, StageError,
-    StoredDocument,
+    Delivery, DocumentId, Ended, FieldError, Inventory, Item, Sink, SinkInput, SinkPlace, StageError,
+    StoredDocument, clean_absolute,
 };
 use serde::Deserialize;
 
@@ -61,6 +61,15 @@ pub(crate) struct Settings {
     pub(crate) folder: PathBuf,
     pub(crate) limits: PartConfig,
     pub(crate) durability: Durability,
+}
+
+/// The identity of a sink that writes parts into this folder.
+pub(crate) fn place(folder: &Path) -> SinkPlace {
+    let clean = clean_absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    SinkPlace {
+        identity: format!("parts:{}", clean.display()),
+        setting: "path",
+    }
 }
 
 /// How the rows of a part are written and read.

@@ -8,6 +8,9 @@ use pagemill_pipeline::StageError;
 
 const LOCK: &str = ".lock";
 
+/// Names the pipeline whose rows a folder has.
+const OWNER: &str = ".pipeline";
+
 /// Makes a folder and those above it, each durably.
 pub(super) fn make_folder(path: &Path, syncs: bool) -> io::Result<()> {
     if path.is_dir() {
@@ -47,6 +50,36 @@ pub(super) fn lock(path: &Path) -> Result<File, StageError> {
         )),
         Err(TryLockError::Error(error)) => Err(cannot(error)),
     }
+}
+
+/// Notes the pipeline that writes to the folder, in `.pipeline`. Parts do not keep
+/// the rows of two pipelines apart.
+///
+/// # Errors
+/// Parts of another pipeline are there.
+pub(super) fn claim(path: &Path, pipeline: &str, has_parts: bool) -> Result<(), StageError> {
+    let marker = path.join(OWNER);
+    let owner = fs::read_to_string(&marker).unwrap_or_default();
+    let owner = owner.trim();
+    if owner == pipeline {
+        return Ok(());
+    }
+    if has_parts && !owner.is_empty() {
+        return Err(StageError::fatal(
+            format_args!("`{}` has the rows of pipeline `{owner}`", path.display()),
+            format_args!(
+                "set `path` to another folder; if the pipeline was renamed, write `{pipeline}` \
+                 into the file `{OWNER}` there"
+            ),
+        ));
+    }
+    fs::write(&marker, format!("{pipeline}\n")).map_err(|error| {
+        StageError::caused(
+            format_args!("cannot write to the folder `{}`", path.display()),
+            "set `path` to a folder that this user may write to, on a disk with room",
+            error,
+        )
+    })
 }
 
 /// Removes what a run that was killed had not brought to its place.

@@ -78,6 +78,10 @@ impl StageConfig for ExtractConfig {
         self.speaker().workers()
     }
 
+    fn row_settings(&self) -> String {
+        format!("{:?}", self.of_rows())
+    }
+
     fn revision(&self, resources: &Resources) -> String {
         // A schema in a file is not a part of the settings' text.
         let schema = schema::read(&self.schema).unwrap_or_default();

@@ -117,6 +117,10 @@ impl StageConfig for GenerateConfig {
         self.speaker().workers()
     }
 
+    fn row_settings(&self) -> String {
+        format!("{:?}", self.of_rows())
+    }
+
     fn revision(&self, resources: &Resources) -> String {
         self.speaker().revision(resources)
     }

@@ -58,6 +58,17 @@ impl ModelSetting {
     }
 }
 
+impl ModelSetting {
+    /// What answers depend on: of a server its address and the model's name, without
+    /// keys and limits.
+    pub(crate) fn of_rows(&self) -> Self {
+        match self {
+            Self::Local(_) => self.clone(),
+            Self::Remote(remote) => Self::Remote(RemoteModel::new(&remote.url, &remote.name)),
+        }
+    }
+}
+
 impl From<&str> for ModelSetting {
     fn from(name: &str) -> Self {
         Self::Local(name.to_owned())
@@ -108,6 +119,18 @@ macro_rules! with_speaker {
         }
 
         impl $name {
+            /// The settings that answers depend on; the others at a fixed value.
+            fn of_rows(&self) -> Self {
+                Self {
+                    model: self.model.of_rows(),
+                    device: String::new(),
+                    max_batch: 0,
+                    cache_mb: None,
+                    keep_image: false,
+                    ..self.clone()
+                }
+            }
+
             fn speaker(&self) -> $crate::generate::settings::SpeakerSettings<'_> {
                 $crate::generate::settings::SpeakerSettings {
                     model: &self.model,

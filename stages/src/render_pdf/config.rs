@@ -170,6 +170,18 @@ impl StageConfig for RenderPdfConfig {
         Fields::reads([Field::DOCUMENT]).adds(adds).one_to_many()
     }
 
+    fn row_settings(&self) -> String {
+        // What decides whether a document can be read changes no page of one that can.
+        let of_rows = Self {
+            long_side_px: self.long_side_px,
+            words: self.words,
+            first_pages: self.first_pages,
+            renderer: self.renderer,
+            ..Self::default()
+        };
+        format!("{of_rows:?}")
+    }
+
     fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {
         self.check_numbers()?;
         let setup = resources.get::<RenderSetup>(Self::KIND);
