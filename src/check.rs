@@ -1,6 +1,6 @@
 //! `pagemill check`.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use clap::Args;
 use pagemill::models::{ModelPlaces, resolve};
@@ -12,9 +12,9 @@ use pagemill::stages::generate::{
 use pagemill::stages::{
     DecodeImageConfig, EmbedImageConfig, EmbedTextConfig, PrepareImageConfig, RenderPdfConfig,
 };
-use pagemill::{ConfigError, Graph, Resources};
+use pagemill::{ConfigError, ConfigFile, Graph, Resources};
 
-use crate::{ConfigArgs, DONE};
+use crate::{ConfigArgs, DONE, progress};
 
 /// Check a configuration: every mistake is reported in one run, with its place.
 #[derive(Args)]
@@ -55,6 +55,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<u8> {
     if let Some(error) = errors.reduce(ConfigError::and) {
         return Err(error.into());
     }
+    warn(&file);
     let mut stdout = std::io::stdout().lock();
     for (index, graph) in graphs.iter().enumerate() {
         if index > 0 {
@@ -75,6 +76,14 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<u8> {
         }
     }
     Ok(DONE)
+}
+
+/// Prints what is allowed and rarely meant.
+pub(crate) fn warn(file: &ConfigFile) {
+    if let Some(warnings) = file.warnings() {
+        let is_terminal = std::io::stderr().is_terminal();
+        progress::tell(&warnings.render_warnings(is_terminal));
+    }
 }
 
 /// Whether documents from strangers are parsed in the cage.
@@ -129,6 +138,9 @@ pub(crate) fn describe(graph: &Graph, resources: &Resources) -> String {
         text += &format!(": {description}");
     }
     text += &format!("\n  fingerprint {}\n", graph.fingerprint(resources));
+    for sink in graph.sink_keys(resources) {
+        text += &format!("    of `{}` {}\n", sink.node, sink.fingerprint);
+    }
     if graph.is_continuous() {
         text += "  runs until it is asked to stop\n";
     }

@@ -5,11 +5,10 @@ use std::io::Write as _;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
-use pagemill::pipeline::{DocumentId, Ledger, LedgerDocument};
+use pagemill::pipeline::{DocumentId, Ledger, LedgerDocument, SinkKey};
 use pagemill::{ConfigFile, Graph};
 use serde_json::{Value, json};
 
-use crate::dead_letters::filed_letters;
 use crate::document_names::{Named, WorkingDirectory};
 use crate::run::tell_error;
 use crate::{ConfigArgs, DONE, FAILED, Hinted, plain};
@@ -19,7 +18,7 @@ use crate::{ConfigArgs, DONE, FAILED, Hinted, plain};
 #[command(
     arg_required_else_help = true,
     after_help = "Examples:\n  pagemill ledger list documents\n  pagemill ledger rebuild documents\n  \
-                  pagemill ledger forget papers/report.pdf"
+                  pagemill ledger repair documents\n  pagemill ledger forget papers/report.pdf"
 )]
 pub(crate) struct LedgerArgs {
     #[command(subcommand)]
@@ -30,8 +29,10 @@ pub(crate) struct LedgerArgs {
 enum LedgerCommand {
     /// List the documents that are done
     List(ListArgs),
-    /// Make the ledger anew from what the sinks hold
+    /// Make the ledger again from what the sinks hold
     Rebuild(NamedArgs),
+    /// Drop rows whose data files are gone, so that their documents are made again
+    Repair(NamedArgs),
     /// Have documents done again by the next run
     Forget(ForgetArgs),
 }
@@ -69,7 +70,8 @@ struct ForgetArgs {
 pub(crate) fn run(args: &LedgerArgs) -> anyhow::Result<u8> {
     match &args.command {
         LedgerCommand::List(args) => list(args),
-        LedgerCommand::Rebuild(args) => rebuild(args),
+        LedgerCommand::Rebuild(args) => renew(args, false),
+        LedgerCommand::Repair(args) => renew(args, true),
         LedgerCommand::Forget(args) => forget(args),
     }
 }
@@ -90,7 +92,7 @@ fn list(args: &ListArgs) -> anyhow::Result<u8> {
     let ledger = Ledger::open_existing(folder_of(graph)?, graph.name()).map_err(Hinted::from)?;
     let documents = ledger.map(|ledger| ledger.documents()).transpose();
     let documents = documents.map_err(Hinted::from)?.unwrap_or_default();
-    let fingerprint = graph.fingerprint(&pagemill::resources());
+    let sinks = graph.sink_keys(&pagemill::resources());
     let mut stdout = std::io::stdout().lock();
     if args.json {
         let values = documents.iter().map(|document| {
@@ -99,9 +101,8 @@ fn list(args: &ListArgs) -> anyhow::Result<u8> {
                 "document_id": document.id.to_string(),
                 "source": document.source,
                 "content_hash": document.content_hash,
-                "fingerprint": document.fingerprint,
-                "status": status(document, &fingerprint),
-                "rows": document.rows,
+                "status": status(document, &sinks),
+                "rows": rows_by_sink(document, &sinks),
                 "dead_letters": document.n_dead,
             })
         });
@@ -122,18 +123,18 @@ fn list(args: &ListArgs) -> anyhow::Result<u8> {
     let folder = WorkingDirectory::current();
     for document in &documents {
         // Each sink has the rows; a document is as large as in the fullest.
-        let n_rows = document.rows.values().max().copied().unwrap_or(0);
+        let n_rows = document.rows().into_values().max().unwrap_or(0);
         writeln!(
             stdout,
             "{n_rows:>8}  {:>4}  {:6}  {}",
             document.n_dead,
-            status(document, &fingerprint),
+            status(document, &sinks),
             plain(&folder.shown(&document.uri))
         )?;
     }
     let n_again = documents
         .iter()
-        .filter(|document| status(document, &fingerprint) != "done")
+        .filter(|document| status(document, &sinks) != "done")
         .count();
     writeln!(
         stdout,
@@ -143,54 +144,59 @@ fn list(args: &ListArgs) -> anyhow::Result<u8> {
     Ok(DONE)
 }
 
-/// `done`, or `again` for what was forgotten or made by other settings.
-fn status(document: &LedgerDocument, fingerprint: &str) -> &'static str {
-    if document.fingerprint == fingerprint {
+/// `done`, or `again` for what was forgotten, is missing in a sink or was made by
+/// other settings.
+fn status(document: &LedgerDocument, sinks: &[SinkKey]) -> &'static str {
+    if document.is_done(sinks) {
         "done"
     } else {
         "again"
     }
 }
 
-fn rebuild(args: &NamedArgs) -> anyhow::Result<u8> {
+/// The rows in each sink, by the sink's name; by its place where the pipeline has it no more.
+fn rows_by_sink(document: &LedgerDocument, sinks: &[SinkKey]) -> BTreeMap<String, u64> {
+    let rows = document.rows().into_iter();
+    rows.map(|(identity, n_rows)| {
+        let sink = sinks.iter().find(|sink| sink.identity == identity);
+        (sink.map_or(identity, |sink| sink.node.to_string()), n_rows)
+    })
+    .collect()
+}
+
+fn renew(args: &NamedArgs, repairs: bool) -> anyhow::Result<u8> {
     let file = args.config.read()?;
     let graph = file.pipeline(args.pipeline.as_deref())?;
-    let folder = folder_of(graph)?;
+    folder_of(graph)?;
     let pipeline = file.build(graph, &pagemill::resources())?;
     let runtime = tokio::runtime::Runtime::new()?;
-    let n_documents = match runtime.block_on(pipeline.rebuild_ledger()) {
-        Ok(n_documents) => n_documents,
+    let renewed = if repairs {
+        let repaired = runtime.block_on(pipeline.repair_ledger());
+        repaired.map(|renewed| (renewed.n_documents, Some(renewed.n_rows_dropped)))
+    } else {
+        let rebuilt = runtime.block_on(pipeline.rebuild_ledger());
+        rebuilt.map(|n_documents| (n_documents, None))
+    };
+    let (n_documents, n_rows_dropped) = match renewed {
+        Ok(renewed) => renewed,
         Err(error) => {
             tell_error(&error);
             return Ok(FAILED);
         }
     };
-    note_dead_letters(graph, folder)?;
+    let (name, mut stdout) = (graph.name(), std::io::stdout().lock());
+    if let Some(n_rows) = n_rows_dropped {
+        writeln!(
+            stdout,
+            "`{name}`: {n_rows} rows whose files are gone were dropped; the next run makes their \
+             documents again"
+        )?;
+    }
     writeln!(
-        std::io::stdout().lock(),
-        "`{}`: the ledger now knows {n_documents} documents, as the sinks hold them",
-        graph.name()
+        stdout,
+        "`{name}`: the ledger now knows {n_documents} documents, as the sinks hold them"
     )?;
     Ok(DONE)
-}
-
-/// The sinks know nothing of what was set aside; the letters do.
-fn note_dead_letters(graph: &Graph, folder: &Path) -> Result<(), Hinted> {
-    let Some(root) = graph.dead_letters() else {
-        return Ok(());
-    };
-    let mut n_dead: BTreeMap<String, u64> = BTreeMap::new();
-    for filed in filed_letters(root)? {
-        if filed.letter.pipeline == graph.name() {
-            *n_dead.entry(filed.letter.document_id).or_default() += 1;
-        }
-    }
-    let n_dead: Vec<(DocumentId, u64)> = n_dead
-        .into_iter()
-        .filter_map(|(id, n_dead)| Some((DocumentId::from_hex(&id)?, n_dead)))
-        .collect();
-    Ledger::open(folder, graph.name())?.set_dead(&n_dead)?;
-    Ok(())
 }
 
 fn forget(args: &ForgetArgs) -> anyhow::Result<u8> {

@@ -137,6 +137,7 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let resources = pagemill::resources();
     let graphs = reload.choice().of(&file)?;
     check(&file, &graphs, &resources)?;
+    crate::check::warn(&file);
     let trace = args.trace.as_deref().map(begin_trace).transpose()?;
     let listener = args.metrics.as_deref().map(listen).transpose()?;
     let options = RunOptions {
