@@ -5,14 +5,14 @@ use std::io::Write as _;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
-use pagemill::pipeline::{DocumentId, Ledger, LedgerDocument};
+use pagemill::pipeline::{DocumentId, Ledger, LedgerDocument, printable_line};
 use pagemill::{ConfigFile, Graph};
 use serde_json::{Value, json};
 
 use crate::dead_letters::filed_letters;
 use crate::document_names::{Named, WorkingDirectory};
 use crate::run::tell_error;
-use crate::{ConfigArgs, DONE, FAILED, Hinted, plain};
+use crate::{ConfigArgs, DONE, FAILED, Hinted};
 
 /// The record of what is done, so that the next run need not do it again.
 #[derive(Args)]
@@ -128,7 +128,7 @@ fn list(args: &ListArgs) -> anyhow::Result<u8> {
             "{n_rows:>8}  {:>4}  {:6}  {}",
             document.n_dead,
             status(document, &fingerprint),
-            plain(&folder.shown(&document.uri))
+            printable_line(&folder.shown(&document.uri))
         )?;
     }
     let n_again = documents
