@@ -169,7 +169,7 @@ fn wrapped(text: &str) -> Vec<String> {
         match lines.last_mut() {
             Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDTH => {
                 line.push(' ');
-                line.push_str(word);
+                line.push_str(&word);
             }
             _ => lines.push(word.into_owned()),
         }
