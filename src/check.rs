@@ -4,7 +4,9 @@ use std::io::{IsTerminal as _, Write as _};
 
 use clap::Args;
 use pagemill::models::{ModelPlaces, resolve};
-use pagemill::pipeline::{BatchPolicy, EdgeLimits, FieldSet, GraphNode, OnError, Role, Unmatched};
+use pagemill::pipeline::{
+    BatchPolicy, EdgeLimits, FieldSet, GraphNode, OnError, Role, Unmatched, printable_text,
+};
 use pagemill::stages::cage::{Isolation, WorkerCommand, protections};
 use pagemill::stages::generate::{
     CaptionConfig, ClassifyConfig, ExtractConfig, GenerateConfig, ModelSetting, TranscribeConfig,
@@ -61,7 +63,7 @@ pub(crate) fn run(args: &CheckArgs) -> anyhow::Result<u8> {
         if index > 0 {
             writeln!(stdout)?;
         }
-        write!(stdout, "{}", describe(graph, &resources))?;
+        write!(stdout, "{}", printable_text(&describe(graph, &resources)))?;
         for model in absent(graph) {
             writeln!(
                 stdout,

@@ -11,7 +11,7 @@ use pagemill::models::{
 };
 use safetensors::tensor::{Dtype as TensorType, TensorView};
 
-use crate::{DONE, Hinted, picture};
+use crate::{DONE, Hinted, picture, why};
 
 /// Turn pictures and questions into vectors, without a pipeline.
 #[derive(Args)]
@@ -151,8 +151,12 @@ fn write(path: &Path, vectors: &BTreeMap<String, Embedding>) -> Result<(), Hinte
             )
         })
         .collect();
-    let unwritable = |error: &dyn std::fmt::Display| {
-        let problem = format!("cannot write the vectors ({error}): {}", path.display());
+    let unwritable = |error: &(dyn std::error::Error + 'static)| {
+        let problem = format!(
+            "cannot write the vectors ({}): {}",
+            why(error),
+            path.display()
+        );
         Hinted::failed(problem, "check the folder, its permissions and the disk")
     };
     let mut tensors = Vec::with_capacity(bytes.len());

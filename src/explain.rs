@@ -9,7 +9,7 @@ use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_wid
 use pagemill::sinks::lancedb::{MultiVector, PageDetail};
 use pagemill::sinks::maxsim::similarities;
 
-use crate::Hinted;
+use crate::{Hinted, why};
 
 /// Longest side of the page and of its map, in pixels.
 const PAGE_PX: u32 = 720;
@@ -39,7 +39,11 @@ pub(crate) fn write(path: &Path, asked: &Asked<'_>, page: &PageDetail) -> Result
     picture
         .save_with_format(path, image::ImageFormat::Png)
         .map_err(|error| {
-            let problem = format!("cannot write the picture ({error}): {}", path.display());
+            let problem = format!(
+                "cannot write the picture ({}): {}",
+                why(&error),
+                path.display()
+            );
             Hinted::failed(problem, "check the folder, its permissions and the disk")
         })
 }

@@ -10,6 +10,7 @@ use pagemill::models::{
     ImageProcessor, Limits, Message, ModelError, ModelPlaces, Part, Patches, Quantization, RgbView,
     Sampling, resolve,
 };
+use pagemill::pipeline::printable_text;
 use serde_json::json;
 
 use crate::embed::{failed, of, parse};
@@ -156,7 +157,7 @@ fn answer(
         for event in generator.step().map_err(failed)? {
             match event {
                 Event::Text { delta, .. } if !quiet => {
-                    write!(stdout, "{delta}")?;
+                    write!(stdout, "{}", printable_text(&delta))?;
                     stdout.flush()?;
                 }
                 Event::Text { .. } => {}

@@ -4,8 +4,9 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use pagemill::pipeline::printable_text;
 
-use crate::{ConfigArgs, DONE, Hinted, check, drawing};
+use crate::{ConfigArgs, DONE, Hinted, check, drawing, why};
 
 /// Draw the graph of a pipeline, as text, Mermaid, DOT or SVG.
 #[derive(Args)]
@@ -39,7 +40,9 @@ pub(crate) fn run(args: &GraphArgs) -> anyhow::Result<u8> {
     let file = args.config.read()?;
     let graph = file.pipeline(args.pipeline.as_deref())?;
     let drawn = match args.format {
-        Format::Text => check::describe(graph, &pagemill::resources()),
+        Format::Text => {
+            printable_text(&check::describe(graph, &pagemill::resources())).into_owned()
+        }
         Format::Mermaid => drawing::mermaid(graph),
         Format::Dot => drawing::dot(graph),
         Format::Svg => drawing::svg(graph),
@@ -48,8 +51,12 @@ pub(crate) fn run(args: &GraphArgs) -> anyhow::Result<u8> {
         None => std::io::stdout().lock().write_all(drawn.as_bytes())?,
         Some(path) => std::fs::write(path, drawn).map_err(|error| {
             Hinted::failed(
-                format!("cannot write the picture: {error}: {}", path.display()),
-                "name a file in a folder that exists and can be written",
+                format!(
+                    "cannot write the picture: {}: {}",
+                    why(&error),
+                    path.display()
+                ),
+                "name a file in a folder that exists and can be written, on a disk with room",
             )
         })?,
     }

@@ -5,13 +5,13 @@ use std::io::Write as _;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
-use pagemill::pipeline::{DocumentId, Ledger, LedgerDocument, SinkKey};
+use pagemill::pipeline::{DocumentId, Ledger, LedgerDocument, SinkKey, printable_line};
 use pagemill::{ConfigFile, Graph};
 use serde_json::{Value, json};
 
 use crate::document_names::{Named, WorkingDirectory};
 use crate::run::tell_error;
-use crate::{ConfigArgs, DONE, FAILED, Hinted, plain};
+use crate::{ConfigArgs, DONE, FAILED, Hinted};
 
 /// The record of what is done, so that the next run need not do it again.
 #[derive(Args)]
@@ -129,7 +129,7 @@ fn list(args: &ListArgs) -> anyhow::Result<u8> {
             "{n_rows:>8}  {:>4}  {:6}  {}",
             document.n_dead,
             status(document, &sinks),
-            plain(&folder.shown(&document.uri))
+            printable_line(&folder.shown(&document.uri))
         )?;
     }
     let n_again = documents

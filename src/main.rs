@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use pagemill::pipeline::StageError;
+use pagemill::pipeline::{StageError, is_disk_full, printable_text, without_code_places};
 use pagemill::{ConfigError, ConfigFile};
 
 /// The system's allocator gives large blocks back at once, and every tensor of the next batch
@@ -127,10 +127,10 @@ fn main() -> ExitCode {
     ended.map_or_else(|error| report_error(&error), ExitCode::from)
 }
 
-/// The text without what a terminal would obey: whoever wrote a document, or named
-/// its file, may have put it there.
-fn plain(text: &str) -> String {
-    text.replace(|c: char| c.is_control() && !c.is_whitespace(), "\u{fffd}")
+/// The text of an error as it is printed: without secrets, places in source code
+/// and what a terminal would obey.
+fn shown(text: &str) -> String {
+    printable_text(&without_code_places(&secrets::without(text))).into_owned()
 }
 
 /// Prints an error with its causes, and says what kind it was.
@@ -147,15 +147,41 @@ fn report_error(error: &anyhow::Error) -> ExitCode {
     {
         return DONE.into(); // Whoever read the output has enough.
     }
-    let _ = writeln!(stderr, "error: {}", secrets::without(&error.to_string()));
-    let Some(hinted) = error.downcast_ref::<Hinted>() else {
-        return FAILED.into();
+    let (problem, hint, code) = match error.downcast_ref::<Hinted>() {
+        Some(hinted) => (hinted.to_string(), hinted.hint.as_str(), hinted.code),
+        None => unexpected(&**error),
     };
-    let _ = writeln!(stderr, "hint: {}", secrets::without(&hinted.hint));
-    hinted.code.into()
+    let _ = writeln!(stderr, "error: {}", shown(&problem));
+    if !hint.is_empty() {
+        let _ = writeln!(stderr, "hint: {}", shown(hint));
+    }
+    code.into()
 }
 
-/// An error that says how to mend it.
+/// What is printed of an error that has no hint of its own.
+fn unexpected(error: &(dyn std::error::Error + 'static)) -> (String, &'static str, u8) {
+    if is_disk_full(error) {
+        let hint = "make room, or write the output to another disk";
+        (
+            "cannot write the output: the disk is full".into(),
+            hint,
+            FAILED,
+        )
+    } else {
+        (error.to_string(), "", FAILED)
+    }
+}
+
+/// Why something could not be written, for the end of a message.
+fn why(error: &(dyn std::error::Error + 'static)) -> String {
+    if is_disk_full(error) {
+        "the disk is full".into()
+    } else {
+        error.to_string()
+    }
+}
+
+/// An error with its hint.
 #[derive(Debug)]
 struct Hinted {
     problem: String,
@@ -185,7 +211,7 @@ impl Hinted {
 impl From<StageError> for Hinted {
     fn from(error: StageError) -> Self {
         let hint = error.hint().map(str::to_owned);
-        Self::failed(error.to_string(), hint.unwrap_or_default())
+        Self::failed(run::with_causes(&error), hint.unwrap_or_default())
     }
 }
 
@@ -204,6 +230,7 @@ fn start_log() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(progress::LogWriter::default)
+        .fmt_fields(progress::log_fields())
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()

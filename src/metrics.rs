@@ -91,8 +91,18 @@ const OUTCOMES: [(&str, Count<Snapshot>); 4] = [
     ("removed", |now| now.documents_removed),
 ];
 
-fn counters_of_runs() -> [Family<Snapshot, u64>; 3] {
+fn counters_of_runs() -> [Family<Snapshot, u64>; 5] {
     [
+        family(
+            "items_received",
+            "Items that reached a sink, durable or not, counted in every sink",
+            |now: &Snapshot| now.items_received,
+        ),
+        family(
+            "pages_done",
+            "Pages of which no item moves any more; a document without pages counts as one",
+            |now: &Snapshot| now.pages_done,
+        ),
         family(
             "items_stored",
             "Items that a sink has made durable, counted in every sink",
@@ -109,7 +119,7 @@ fn counters_of_runs() -> [Family<Snapshot, u64>; 3] {
     ]
 }
 
-fn gauges_of_runs() -> [Family<Seen, u64>; 4] {
+fn gauges_of_runs() -> [Family<Seen, u64>; 5] {
     [
         family(
             "run_active",
@@ -120,6 +130,11 @@ fn gauges_of_runs() -> [Family<Seen, u64>; 4] {
             "documents_expected",
             "Documents that the sources expect to bring in; 0 while they do not know",
             |seen: &Seen| seen.now.documents_expected,
+        ),
+        family(
+            "pages_expected",
+            "Pages of the documents that have ended, and of those under way whose pages are known",
+            |seen: &Seen| seen.now.pages_expected,
         ),
         family(
             "documents_under_way",
@@ -482,7 +497,13 @@ mod tests {
             documents_set_aside: 1,
             documents_removed: 0,
             documents_under_way: 0,
+            documents_counted: 5,
+            documents_in_part: 0.0,
+            pages_expected: 9,
+            pages_done: 8,
+            pages_per_s: 0.8,
             pages_resumed: 0,
+            items_received: 8,
             items_stored: 7,
             dead_letters: 2,
             dead_letters_before: 0,
@@ -519,6 +540,9 @@ mod tests {
             "pagemill_node_queue_bytes{pipeline=\"pages\",node=\"table\",role=\"sink\"} 4096",
             "pagemill_documents_total{pipeline=\"pages\",outcome=\"set_aside\"} 1",
             "pagemill_items_stored_total{pipeline=\"pages\"} 7",
+            "pagemill_items_received_total{pipeline=\"pages\"} 8",
+            "pagemill_pages_done_total{pipeline=\"pages\"} 8",
+            "pagemill_pages_expected{pipeline=\"pages\"} 9",
             "pagemill_model_busy_seconds_total{pipeline=\"pages\",model=\"small-vl\"} 7.5",
             "pagemill_model_memory_bytes{pipeline=\"pages\",model=\"small-vl\"} 885.0",
             "# TYPE pagemill_build info",

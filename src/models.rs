@@ -9,6 +9,7 @@ use pagemill::models::{
     Encoder, FetchProgress, Generator, GeneratorCard, ModelCard, ModelError, ModelPlaces, fetch,
     list, resolve,
 };
+use pagemill::pipeline::printable_line;
 
 use crate::{DONE, Hinted, progress};
 
@@ -85,7 +86,7 @@ fn bring(
         bar.set_position(now.model_bytes);
         bar.set_message(format!(
             "{} ({} of {})",
-            now.file,
+            printable_line(&now.file),
             now.index + 1,
             now.n_files
         ));
@@ -138,7 +139,8 @@ fn show(name: &str, places: &ModelPlaces, json: bool) -> anyhow::Result<u8> {
         writeln!(stdout)?;
         return Ok(DONE);
     }
-    let mut line = |name: &str, value: &str| writeln!(stdout, "{name:<14}{value}");
+    let mut line =
+        |name: &str, value: &str| writeln!(stdout, "{name:<14}{}", printable_line(value));
     line("folder", &folder.display().to_string())?;
     line(
         "architecture",
@@ -214,7 +216,7 @@ fn show_generator(
         ),
         ("files", format!("{:.0} MB", card.n_bytes as f64 / 1e6)),
     ] {
-        writeln!(stdout, "{name:<14}{value}")?;
+        writeln!(stdout, "{name:<14}{}", printable_line(&value))?;
     }
     Ok(DONE)
 }
@@ -266,10 +268,12 @@ fn show_all(places: &ModelPlaces, json: bool) -> anyhow::Result<u8> {
         let megabytes = model.n_bytes as f64 / 1e6;
         writeln!(
             stdout,
-            "{} ({architecture}{dim}, {megabytes:.0} MB)",
-            model.name
+            "{} ({}{dim}, {megabytes:.0} MB)",
+            printable_line(&model.name),
+            printable_line(architecture)
         )?;
-        writeln!(stdout, "    {}", model.folder.display())?;
+        let folder = model.folder.display().to_string();
+        writeln!(stdout, "    {}", printable_line(&folder))?;
     }
     if models.is_empty() {
         writeln!(

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use pagemill::models::ModelPlaces;
+use pagemill::pipeline::printable_line;
 use pagemill::sinks::lancedb::{Hit, PageDetail, Question, SearchMode};
 use pagemill::{EmbeddedQuestion, Searcher};
 
 use crate::document_names::WorkingDirectory;
 use crate::explain::Asked;
-use crate::{ConfigArgs, DONE, Hinted, plain};
+use crate::{ConfigArgs, DONE, Hinted};
 
 /// Ask a question of the table that a pipeline filled.
 #[derive(Args)]
@@ -109,7 +110,7 @@ pub(crate) fn run(args: &SearchArgs) -> anyhow::Result<u8> {
             stdout,
             "{}. {}{page}  (score {:.4})",
             index + 1,
-            plain(&folder.shown(&hit.document)),
+            printable_line(&folder.shown(&hit.document)),
             hit.score
         )?;
         for line in wrapped(&hit.text) {
@@ -163,15 +164,14 @@ fn json(hit: &Hit) -> serde_json::Value {
 /// The passage in lines that fit a terminal, without its own line breaks.
 fn wrapped(text: &str) -> Vec<String> {
     const WIDTH: usize = 88;
-    let text = plain(text);
     let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
+    for word in text.split_whitespace().map(printable_line) {
         match lines.last_mut() {
             Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDTH => {
                 line.push(' ');
-                line.push_str(word);
+                line.push_str(&word);
             }
-            _ => lines.push(word.to_owned()),
+            _ => lines.push(word.into_owned()),
         }
     }
     lines
@@ -191,9 +191,7 @@ mod tests {
 
     #[test]
     fn a_passage_cannot_give_orders_to_the_terminal() {
-        assert_eq!(
-            wrapped("a\u{1b}[2Jb\u{9b}1m\tc"),
-            ["a\u{fffd}[2Jb\u{fffd}1m c"]
-        );
+        let lines = wrapped("a\u{1b}[2Jb\u{9b}1m\tc\r\n");
+        assert_eq!(lines, [r"a\u{1b}[2Jb\u{9b}1m c"]);
     }
 }

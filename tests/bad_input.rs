@@ -1,8 +1,9 @@
 //! Documents and places that are wrong: nothing crashes, nothing is lost silently.
 
 use std::fs;
+use std::process::{Command, Output};
 
-use crate::support::{Mill, page_of, pdf_of, stderr};
+use crate::support::{Mill, page_of, pdf_of, stderr, stdout};
 
 /// Runs over one bad document beside a good one; the letter of the bad one.
 fn letter_for(name: &str, bytes: &[u8]) -> (String, String) {
@@ -176,6 +177,55 @@ fn an_output_that_cannot_be_written_stops_the_run_and_says_so() {
         "{}",
         stderr(&output)
     );
+}
+
+/// The binary where no file may be written: as on a disk that is full.
+#[cfg(target_os = "linux")]
+fn on_a_full_disk(mill: &Mill, arguments: &str) -> Output {
+    let binary = env!("CARGO_BIN_EXE_pagemill");
+    let script = format!("trap '' XFSZ; ulimit -f 0; exec '{binary}' {arguments}");
+    let mut command = Command::new("bash");
+    command.current_dir(&mill.folder).args(["-c", &script]);
+    command.output().expect("the shell starts")
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_is_called_so_with_a_remedy_wherever_something_is_written() {
+    let mill = Mill::new();
+    mill.add("large.pdf", page_of("good"));
+    let refuse = "run --set p.ledger=false --set p.source.files.max_file_bytes=1";
+    let output = on_a_full_disk(&mill, refuse);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let letters = "cannot write dead letters to `data/dead-letters/p`: the disk is full";
+    assert!(text.contains(letters), "{text}");
+    assert!(text.contains("\nhint: make room"), "{text}");
+    let left = fs::read_dir(mill.path("data/dead-letters/p")).unwrap();
+    assert_eq!(left.count(), 0, "half a letter is left");
+
+    for arguments in ["graph --format svg --out graph.svg", "check >/dev/full"] {
+        let output = on_a_full_disk(&mill, arguments);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("the disk is full"), "{text}");
+        assert!(text.contains("\nhint: "), "{text}");
+    }
+}
+
+#[test]
+fn an_error_of_the_table_names_no_place_in_the_code() {
+    let mill = Mill::with(TO_LANCEDB);
+    mill.add("good.pdf", page_of("good"));
+    assert_eq!(mill.run().0, 0);
+    let data = mill.path("db/p.lance/data");
+    fs::remove_dir_all(&data).expect("the table has data");
+    let output = mill.command(&["search", "good"]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{}{text}", stdout(&output));
+    for place in [".rs:", ".cargo", "/rustc/"] {
+        assert!(!text.contains(place), "{text}");
+    }
 }
 
 const TO_LANCEDB: &str = r#"

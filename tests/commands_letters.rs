@@ -67,6 +67,41 @@ fn letters_are_listed_and_shown_with_what_to_do() {
 }
 
 #[test]
+fn names_of_documents_cannot_give_orders_to_the_terminal() {
+    let (escape, line_break) = ("red\u{1b}[31m.pdf", "two\nlines.pdf");
+    let bad = "bad\u{1b}[2J\n\u{9b}.pdf";
+    let mill = Mill::new();
+    mill.add(escape, page_of("good"))
+        .add(line_break, page_of("good"))
+        .add(bad, &page_of("good")[..40]);
+    let run = mill.command(&["run"]);
+    assert_eq!(run.status.code(), Some(3), "{}", stderr(&run));
+    let outputs = [
+        run,
+        mill.command(&["ledger", "list"]),
+        mill.command(&["dead-letters", "list"]),
+        mill.command(&["dead-letters", "show", &mill.uri(bad)]),
+        mill.command(&["run", "--set", "p.source.\u{1b}[31m.path=7"]),
+    ];
+    for output in &outputs {
+        let text = stdout(output) + &stderr(output);
+        let is_obeyed = |c: char| c.is_control() && c != '\n';
+        assert!(!text.contains(is_obeyed), "{text:?}");
+        assert!(text.contains(r"\u{1b}["), "{text:?}");
+    }
+    let listed = stdout(&outputs[1]);
+    assert!(listed.contains(r"input/two\nlines.pdf"), "{listed}");
+    // JSON is exact.
+    let documents = json(&mill.command(&["ledger", "list", "--json"]));
+    let documents = documents.as_array().unwrap();
+    for name in [escape, line_break] {
+        let is_it = |document: &Value| document["document"] == mill.uri(name);
+        assert!(documents.iter().any(is_it), "{name:?} in {documents:#?}");
+    }
+    assert_eq!(letters(&mill)[0]["document"], mill.uri(bad));
+}
+
+#[test]
 fn a_mended_document_is_fed_in_again_and_its_letter_is_gone() {
     let mill = mill();
     mill.add("broken.pdf", page_of("mended"));

@@ -366,9 +366,10 @@ impl Takers {
         let Some(document) = document.filter(|document| document.is_partial()) else {
             return self;
         };
-        let takes = edges.iter().enumerate().map(|(number, edge)| {
-            self.takes(number) && document.is_wanted_by_any(&edge.sinks)
-        });
+        let takes = edges
+            .iter()
+            .enumerate()
+            .map(|(number, edge)| self.takes(number) && document.is_wanted_by_any(&edge.sinks));
         let takes: Vec<bool> = takes.collect();
         let is_taken = (0..edges.len()).any(|edge| self.takes(edge));
         if is_taken && !takes.contains(&true) {

@@ -21,9 +21,7 @@ pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
             }
         }
         // SQLite has no error of the system below its own.
-        if let Some(error) = error.downcast_ref::<rusqlite::Error>()
-            && error.sqlite_error_code() == Some(ErrorCode::DiskFull)
-        {
+        if error.downcast_ref().is_some_and(is_database_full) {
             return true;
         }
         // Some wrappers keep the text alone.
@@ -35,6 +33,13 @@ pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
         next = error.source();
     }
     false
+}
+
+/// Whether SQLite has no room for the database, or for the index of its log.
+fn is_database_full(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_error().map(|error| error.extended_code);
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+        || code == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
 }
 
 #[cfg(test)]
@@ -54,6 +59,7 @@ mod tests {
     fn a_full_disk_is_recognized_in_the_error_of_the_ledger() {
         let error = |code| rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
         assert!(is_disk_full(&error(rusqlite::ffi::SQLITE_FULL)));
+        assert!(is_disk_full(&error(rusqlite::ffi::SQLITE_IOERR_SHMSIZE)));
         assert!(!is_disk_full(&error(rusqlite::ffi::SQLITE_READONLY)));
     }
 }

@@ -293,6 +293,10 @@ fn advise(totals: &Snapshot) -> (Option<String>, String) {
                 "nothing was new: all that came in is stored already".to_owned(),
             );
         }
+        if totals.dead_letters > 0 {
+            let advice = "nothing could be read: the dead letters name the reasons";
+            return (None, advice.to_owned());
+        }
         return (
             None,
             "nothing came in: is the source's `path` right?".to_owned(),
@@ -459,9 +463,12 @@ mod tests {
     fn a_short_run_blames_nobody_and_an_empty_one_asks_for_the_path() {
         let short = report(vec![node("vectors", Role::Stage, 2.0)]);
         assert!(short.advice.contains("too short"), "{}", short.advice);
-        let empty = report(vec![]);
+        let mut empty = report(vec![]);
         assert_eq!(empty.bottleneck, None);
         assert!(empty.advice.contains("`path`"));
+        empty.totals.dead_letters = 3;
+        let (_, advice) = advise(&empty.totals);
+        assert!(advice.starts_with("nothing could be read"), "{advice}");
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! The letters that the commands are about, and how they are named.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 
 use pagemill::pipeline::{FiledLetter, read_filed_letters};
 use pagemill::{ConfigFile, Graph};
 
 use super::Place;
 use crate::Hinted;
-use crate::document_names::Named;
+use crate::document_names::{Named, components};
 
 /// The letters of a configuration's pipelines, oldest first.
 pub(super) struct Letters {
@@ -54,39 +55,27 @@ impl Letters {
 
     /// Those that `ids` name.
     pub(super) fn choose(&self, ids: &[String]) -> Result<Vec<&FiledLetter>, Hinted> {
-        let mut chosen: Vec<&FiledLetter> = Vec::new();
+        let lookup = Lookup::new(&self.all);
+        let mut chosen: Vec<usize> = Vec::new();
+        let mut is_chosen = vec![false; self.all.len()];
         for id in ids {
-            for filed in self.find(id)? {
-                if !chosen.contains(&filed) {
-                    chosen.push(filed);
+            for number in self.find(&lookup, id)? {
+                if !std::mem::replace(&mut is_chosen[number], true) {
+                    chosen.push(number);
                 }
             }
         }
-        Ok(chosen)
+        let chosen = chosen.into_iter();
+        Ok(chosen.map(|number| &self.all[number]).collect())
     }
 
     /// All letters of a document, or the one whose id begins so.
-    fn find(&self, id: &str) -> Result<Vec<&FiledLetter>, Hinted> {
-        let letters = self.all.iter();
-        let name = Named::new(id);
-        let of = |is_same: &dyn Fn(&str) -> bool| -> Vec<_> {
-            let letters = letters.clone();
-            letters
-                .filter(|filed| is_same(&filed.letter.document))
-                .collect()
-        };
-        let mut of_document = of(&|uri| name.is(uri));
-        if of_document.is_empty()
-            && let Ok(file) = Path::new(id).canonicalize()
-        {
-            of_document = of(&|uri| Path::new(uri).canonicalize().is_ok_and(|path| path == file));
-        }
+    fn find(&self, lookup: &Lookup<'_>, id: &str) -> Result<Vec<usize>, Hinted> {
+        let of_document = lookup.of_document(id);
         if !of_document.is_empty() {
             return Ok(of_document);
         }
-        let begins =
-            |filed: &&FiledLetter| !id.is_empty() && filed.id.starts_with(&id.to_ascii_lowercase());
-        let found: Vec<_> = letters.filter(begins).collect();
+        let found = lookup.with_id(id);
         match found.len() {
             1 => Ok(found),
             0 => Err(Hinted::usage(
@@ -100,7 +89,7 @@ impl Letters {
             _ => {
                 let ids = found
                     .iter()
-                    .map(|filed| format!("`{}`", self.id(filed)))
+                    .map(|number| format!("`{}`", self.id(&self.all[*number])))
                     .collect::<Vec<_>>();
                 Err(Hinted::usage(
                     format!("several dead letters are called `{id}`"),
@@ -130,4 +119,129 @@ fn n_digits(letters: &[FiledLetter]) -> usize {
         ids.len() == letters.len()
     };
     (LEAST..MOST).find(is_enough).unwrap_or(MOST)
+}
+
+/// Finds letters by what a user may call them; each index is built once.
+struct Lookup<'a> {
+    letters: &'a [FiledLetter],
+    by_id: BTreeMap<&'a str, Vec<usize>>,
+    /// By the document's path as its components, so that `a//b` is `a/b`.
+    by_path: HashMap<PathBuf, Vec<usize>>,
+    /// By the path without links and `..`: it takes a look at the disk for each.
+    by_canonical: OnceCell<HashMap<PathBuf, Vec<usize>>>,
+}
+
+impl<'a> Lookup<'a> {
+    fn new(letters: &'a [FiledLetter]) -> Self {
+        let mut by_id: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (number, filed) in letters.iter().enumerate() {
+            by_id.entry(&filed.id).or_default().push(number);
+        }
+        Self {
+            letters,
+            by_id,
+            by_path: by(letters, |uri| Some(components(uri))),
+            by_canonical: OnceCell::new(),
+        }
+    }
+
+    /// The letters of the document that `named` means: by its very name, or by
+    /// another way to write the same path.
+    fn of_document(&self, named: &str) -> Vec<usize> {
+        let paths = Named::new(named).paths();
+        let found = paths.iter().filter_map(|path| self.by_path.get(path));
+        let found: BTreeSet<usize> = found.flatten().copied().collect();
+        if !found.is_empty() {
+            return found.into_iter().collect();
+        }
+        let by_canonical = || by(self.letters, canonical);
+        canonical(named)
+            .and_then(|path| self.by_canonical.get_or_init(by_canonical).get(&path))
+            .cloned()
+            .unwrap_or_default()
+    }
+
+    /// The letters whose ids begin with `start`.
+    fn with_id(&self, start: &str) -> Vec<usize> {
+        let start = start.to_ascii_lowercase();
+        if start.is_empty() {
+            return Vec::new();
+        }
+        let from = self.by_id.range(start.as_str()..);
+        from.take_while(|(id, _)| id.starts_with(&start))
+            .flat_map(|(_, numbers)| numbers.iter().copied())
+            .collect()
+    }
+}
+
+/// The numbers of the letters, by a path that `of` makes of their document.
+fn by(
+    letters: &[FiledLetter],
+    of: impl Fn(&str) -> Option<PathBuf>,
+) -> HashMap<PathBuf, Vec<usize>> {
+    let mut numbers: HashMap<PathBuf, Vec<usize>> = HashMap::new();
+    for (number, filed) in letters.iter().enumerate() {
+        if let Some(path) = of(&filed.letter.document) {
+            numbers.entry(path).or_default().push(number);
+        }
+    }
+    numbers
+}
+
+fn canonical(path: &str) -> Option<PathBuf> {
+    Path::new(path).canonicalize().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filed(id: &str, document: &str) -> FiledLetter {
+        let letter = serde_json::json!({
+            "pipeline": "p", "node": "n", "document": document, "document_id": "",
+            "error": "cannot", "at_unix_ms": 0,
+        });
+        FiledLetter {
+            id: id.into(),
+            path: PathBuf::from(format!("{id}.json")),
+            letter: serde_json::from_value(letter).expect("a letter"),
+        }
+    }
+
+    #[test]
+    fn a_document_is_known_by_each_way_to_write_its_path() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.pdf");
+        std::fs::write(&path, "").expect("written");
+        let absolute = path.to_string_lossy();
+        let letters = [
+            filed("01", "input/a.pdf"),
+            filed("02", "stdin:0"),
+            filed("03", &absolute),
+            filed("04", "input/a.pdf"),
+        ];
+        let lookup = Lookup::new(&letters);
+        assert_eq!(lookup.of_document("input/a.pdf"), [0, 3]);
+        assert_eq!(lookup.of_document("input//./a.pdf"), [0, 3]);
+        let round_about = folder
+            .path()
+            .join("../")
+            .join(folder.path().file_name().expect("a folder has a name"));
+        let round_about = round_about.join("a.pdf");
+        assert_eq!(lookup.of_document(&round_about.to_string_lossy()), [2]);
+        for other in ["a.pdf", "", "stdin:1"] {
+            assert!(lookup.of_document(other).is_empty(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_letter_is_found_by_the_start_of_its_id() {
+        let letters = ["0a1", "0a2", "0b1"].map(|id| filed(id, id));
+        let lookup = Lookup::new(&letters);
+        assert_eq!(lookup.with_id("0A"), [0, 1]);
+        assert_eq!(lookup.with_id("0b1"), [2]);
+        for other in ["", "0c", "0a11", "ü"] {
+            assert!(lookup.with_id(other).is_empty(), "{other}");
+        }
+    }
 }

@@ -2,19 +2,20 @@
 
 mod letters;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::Write as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args, Subcommand};
 use indicatif::HumanDuration;
 use pagemill::ConfigError;
-use pagemill::pipeline::{DocumentId, FeedAgain, FiledLetter, Ledger, RunOptions};
+use pagemill::pipeline::{DocumentId, FeedAgain, FiledLetter, Ledger, RunOptions, printable_line};
 use serde_json::{Value, json};
 
 use crate::document_names::WorkingDirectory;
 use crate::run::{Job, Reports, supervise};
-use crate::{ConfigArgs, DEAD_LETTERS, DONE, Hinted, plain, progress};
+use crate::{ConfigArgs, DEAD_LETTERS, DONE, Hinted, progress};
 
 use letters::Letters;
 pub(crate) use letters::filed_letters;
@@ -128,15 +129,17 @@ fn list(args: &ListArgs) -> anyhow::Result<u8> {
             age(letter.at_unix_ms, now),
             letter.pipeline.clone(),
             letter.node.clone(),
-            plain(&place_of(filed, &folder)),
-            plain(&letter.error.replace('\n', " ")),
+            place_of(filed, &folder),
+            letter.error.replace('\n', " "),
         ]
+        .map(|cell| printable_line(&cell).into_owned())
     }));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..head.len()).map(|c| width(c).unwrap_or(0)).collect();
     for row in &rows {
         let mut line = String::new();
-        for (column, cell) in row[..row.len() - 1].iter().enumerate() {
-            let width = rows.iter().map(|row| row[column].chars().count()).max();
-            line += &format!("{cell:width$}  ", width = width.unwrap_or(0));
+        for (cell, width) in row[..row.len() - 1].iter().zip(&widths) {
+            line += &format!("{cell:width$}  ");
         }
         writeln!(stdout, "{line}{}", row[row.len() - 1])?;
     }
@@ -211,7 +214,7 @@ fn show(args: &ShowArgs) -> anyhow::Result<u8> {
         ];
         for (name, value) in lines {
             if let Some(value) = value.filter(|value| !value.is_empty()) {
-                writeln!(stdout, "{name:12}  {}", plain(&value))?;
+                writeln!(stdout, "{name:12}  {}", printable_line(&value))?;
             }
         }
     }
@@ -225,14 +228,15 @@ fn retry(args: &RetryArgs) -> anyhow::Result<u8> {
         return nothing_there();
     }
     let mut by_pipeline: BTreeMap<&str, Vec<FeedAgain>> = BTreeMap::new();
-    for filed in &chosen {
-        let documents = by_pipeline.entry(&filed.letter.pipeline).or_default();
-        let document = FeedAgain {
-            uri: filed.letter.document.clone(),
-            input: filed.letter.input.clone(),
-        };
-        if !documents.contains(&document) {
-            documents.push(document);
+    let mut seen = HashSet::new();
+    for FiledLetter { letter, .. } in chosen.iter().copied() {
+        // A document has a letter for each of its bad pages.
+        if seen.insert((&letter.pipeline, &letter.document, &letter.input)) {
+            let documents = by_pipeline.entry(&letter.pipeline).or_default();
+            documents.push(FeedAgain {
+                uri: letter.document.clone(),
+                input: letter.input.clone(),
+            });
         }
     }
     let resources = pagemill::resources();
@@ -275,8 +279,8 @@ fn tell_untouched(letters: &Letters, chosen: &[&FiledLetter]) -> bool {
             progress::tell(&format!(
                 "error: `{}` was not fed in again: no source of `{}` brought it\n\
                  hint: look at the source's settings, or let go of it: `pagemill dead-letters drop {}`",
-                plain(&folder.shown(&filed.letter.document)),
-                filed.letter.pipeline,
+                printable_line(&folder.shown(&filed.letter.document)),
+                printable_line(&filed.letter.pipeline),
                 letters.id(filed)
             ));
         }
@@ -310,6 +314,7 @@ fn drop_letters(args: &ChooseArgs) -> anyhow::Result<u8> {
 
 /// The next runs must not tell of letters that are gone.
 fn forget_in_ledgers(letters: &Letters, dropped: &[&FiledLetter]) -> Result<(), Hinted> {
+    let is_dropped: HashSet<&Path> = dropped.iter().map(|filed| &*filed.path).collect();
     for graph in letters.file.pipelines() {
         let of_graph = |filed: &&&FiledLetter| filed.letter.pipeline == graph.name();
         let documents: BTreeSet<&str> = dropped
@@ -323,16 +328,15 @@ fn forget_in_ledgers(letters: &Letters, dropped: &[&FiledLetter]) -> Result<(), 
         let Some(ledger) = Ledger::open_existing(folder, graph.name())? else {
             continue;
         };
-        let left = letters
-            .all
-            .iter()
-            .filter(|filed| filed.letter.pipeline == graph.name() && !dropped.contains(filed));
-        let left: Vec<&str> = left
-            .map(|filed| filed.letter.document_id.as_str())
-            .collect();
+        let mut n_left: HashMap<&str, u64> = HashMap::new();
+        for filed in &letters.all {
+            if filed.letter.pipeline == graph.name() && !is_dropped.contains(&*filed.path) {
+                *n_left.entry(&filed.letter.document_id).or_default() += 1;
+            }
+        }
         let n_left = documents.into_iter().filter_map(|id| {
-            let n_left = left.iter().filter(|other| **other == id).count();
-            Some((DocumentId::from_hex(id)?, n_left as u64))
+            let n_left = n_left.get(id).copied().unwrap_or(0);
+            Some((DocumentId::from_hex(id)?, n_left))
         });
         ledger.set_dead(&n_left.collect::<Vec<_>>())?;
     }

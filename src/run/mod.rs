@@ -14,10 +14,10 @@ use clap::{Args, ValueEnum};
 use pagemill::pipeline::{Prune, RunOptions, Trace};
 use pagemill::{ConfigError, ConfigFile, Graph, Resources};
 
-use crate::{ConfigArgs, Hinted, progress};
+use crate::{ConfigArgs, Hinted, progress, why};
 
 pub(crate) use board::{Board, Seen};
-pub(crate) use reports::{Reports, tell_error};
+pub(crate) use reports::{Reports, tell_error, with_causes};
 pub(crate) use supervise::{Job, supervise};
 
 use reload::Reload;
@@ -177,8 +177,8 @@ fn check(file: &ConfigFile, graphs: &[&Graph], resources: &Resources) -> Result<
 fn begin_trace(path: &Path) -> Result<Trace, Hinted> {
     Trace::create(path).map_err(|error| {
         Hinted::usage(
-            format!("cannot make the trace: {error}: {}", path.display()),
-            "name a file in a folder that exists and can be written",
+            format!("cannot make the trace: {}: {}", why(&error), path.display()),
+            "name a file in a folder that exists and can be written, on a disk with room",
         )
     })
 }
@@ -186,7 +186,11 @@ fn begin_trace(path: &Path) -> Result<Trace, Hinted> {
 fn end_trace(trace: &Trace, path: &Path) -> Result<(), Hinted> {
     trace.finish().map_err(|error| {
         Hinted::failed(
-            format!("the trace is not whole: {error}: {}", path.display()),
+            format!(
+                "the trace is not whole: {}: {}",
+                why(&error),
+                path.display()
+            ),
             "make room on the disk, or name a file on another one",
         )
     })?;

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use pagemill::pipeline::StopReason;
+use pagemill::pipeline::{StopReason, printable_line, printable_text, without_code_places};
 use pagemill::{Report, RunError};
 use serde_json::{Value, json};
 
@@ -46,7 +46,7 @@ impl Reports {
             Ok(report) => (Some(report), None),
             Err(error) => {
                 tell_error(&error);
-                let told = json!({ "error": error.to_string(), "hint": error.error.hint() });
+                let told = json!({ "error": with_causes(&error), "hint": error.error.hint() });
                 (error.report.map(|report| *report), Some(told))
             }
         };
@@ -77,7 +77,7 @@ impl Reports {
                 );
             }
             self.n_texts += 1;
-            self.write(&text);
+            self.write(&printable_text(&text));
         }
     }
 
@@ -126,20 +126,21 @@ fn n_letters(report: &Report) -> u64 {
 
 /// Prints why a run stopped.
 pub(crate) fn tell_error(error: &RunError) {
-    let mut text = format!("error: {}", with_causes(error));
+    let mut text = format!("error: {}", printable_line(&with_causes(error)));
     if let Some(hint) = error.error.hint() {
-        text += &format!("\nhint: {hint}");
+        text += &format!("\nhint: {}", printable_text(hint));
     }
     progress::tell(&text);
 }
 
 /// The error with those of its causes that it does not name itself.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
+pub(crate) fn with_causes(error: &dyn Error) -> String {
+    let mut text = without_code_places(&error.to_string()).into_owned();
     let mut cause = error.source();
     while let Some(error) = cause {
         let because = error.to_string().replace('\n', " ");
-        if !text.contains(&because) {
+        let because = without_code_places(&because);
+        if !text.contains(&*because) {
             text += &format!(": {because}");
         }
         cause = error.source();
@@ -167,6 +168,15 @@ mod tests {
             with_causes(&error("cannot write: the disk is full")),
             expected
         );
+    }
+
+    #[test]
+    fn no_cause_is_shown_with_a_place_in_the_code() {
+        let place = "/root/.cargo/registry/src/x/lance-14.0.2/src/dataset.rs:7:8";
+        let cause = io::Error::other(format!("Not found: a.lance, {place}"));
+        let error = StageError::caused("cannot open table `pages`", "", cause);
+        let expected = "cannot open table `pages`: Not found: a.lance";
+        assert_eq!(with_causes(&error), expected);
     }
 
     #[test]

@@ -6,7 +6,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-
 /// Hexadecimal digits of a document's id, with which a letter's name begins.
 const ID_DIGITS: usize = 32;
 
@@ -140,7 +139,9 @@ mod tests {
         let folder = folder_with(std::slice::from_ref(&name));
         let mut index = LetterIndex::read(folder.path()).expect("readable");
         fs::remove_file(folder.path().join(&name)).expect("removed");
-        index.remove(ID, |_, _| false).expect("nothing is left to remove");
+        index
+            .remove(ID, |_, _| false)
+            .expect("nothing is left to remove");
         assert!(index.rests.is_empty());
     }
 

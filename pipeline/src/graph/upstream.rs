@@ -16,7 +16,10 @@ impl Pipeline {
         let places = before(&links, place);
         Upstream {
             names: self.names(&places),
-            page_makers: makers.iter().map(|place| Arc::clone(&self.nodes[*place].key)).collect(),
+            page_makers: makers
+                .iter()
+                .map(|place| Arc::clone(&self.nodes[*place].key))
+                .collect(),
             places,
         }
     }

@@ -207,8 +207,8 @@ impl Progress {
             return Ok(Vec::new());
         };
         let known = ledger.store.documents()?.into_iter();
-        let known = known
-            .filter(|known| known.source == source || !self.sources.contains(&*known.source));
+        let known =
+            known.filter(|known| known.source == source || !self.sources.contains(&*known.source));
         Ok(known
             .map(|known| KnownDocument {
                 uri: known.uri,

@@ -166,9 +166,9 @@ impl Progress {
                 fits_all = false;
                 continue;
             };
-            let is_committed = known.as_ref().is_some_and(|known| {
-                known.is_in(&self.sinks[sink], &part.content_hash)
-            });
+            let is_committed = known
+                .as_ref()
+                .is_some_and(|known| known.is_in(&self.sinks[sink], &part.content_hash));
             if is_committed {
                 continue; // Its rows are in the table, which the sink does not get again.
             }

@@ -87,7 +87,9 @@ impl LedgerDocument {
 
     /// Whether all these sinks hold it as it was when it came last.
     pub fn is_done(&self, sinks: &[SinkKey]) -> bool {
-        sinks.iter().all(|sink| self.is_in(sink, &self.content_hash))
+        sinks
+            .iter()
+            .all(|sink| self.is_in(sink, &self.content_hash))
     }
 }
 
@@ -351,7 +353,9 @@ impl Changes<'_> {
     }
 
     fn forget_marks_but(&self, used: &BTreeMap<String, String>) -> rusqlite::Result<()> {
-        let mut query = self.0.prepare("SELECT key FROM sinks WHERE mark IS NOT NULL")?;
+        let mut query = self
+            .0
+            .prepare("SELECT key FROM sinks WHERE mark IS NOT NULL")?;
         let marked = query.query_map([], |row| row.get::<_, String>(0))?;
         let marked = marked.collect::<Result<Vec<_>, _>>()?;
         for key in marked.iter().filter(|key| !used.contains_key(*key)) {
@@ -480,14 +484,16 @@ fn stored_from_json(
 ) -> BTreeMap<String, StoredIn> {
     // A text that cannot be read means that nothing is known to be stored.
     let stored: BTreeMap<String, StoredJson> = serde_json::from_str(text).unwrap_or_default();
-    let known = stored.into_iter().filter_map(|(key, (fingerprint, n_rows, other))| {
-        let stored = StoredIn {
-            content_hash: other.unwrap_or_else(|| content_hash.to_owned()),
-            fingerprint,
-            n_rows,
-        };
-        Some((identities.get(&key)?.clone(), stored))
-    });
+    let known = stored
+        .into_iter()
+        .filter_map(|(key, (fingerprint, n_rows, other))| {
+            let stored = StoredIn {
+                content_hash: other.unwrap_or_else(|| content_hash.to_owned()),
+                fingerprint,
+                n_rows,
+            };
+            Some((identities.get(&key)?.clone(), stored))
+        });
     known.collect()
 }
 

@@ -296,7 +296,9 @@ impl Pipeline {
     /// A table that cannot be read, a ledger that cannot be written, or a sink
     /// that cannot say what it holds.
     pub async fn rebuild_ledger(self) -> Result<usize, RunError> {
-        self.renew_ledger(false).await.map(|renewed| renewed.n_documents)
+        self.renew_ledger(false)
+            .await
+            .map(|renewed| renewed.n_documents)
     }
 
     /// Drops rows whose files are gone from every sink, then makes the ledger again

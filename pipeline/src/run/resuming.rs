@@ -142,7 +142,10 @@ fn a_source_learns_what_it_sent_and_what_only_the_table_knows() {
     // A source that the pipeline has no more may have been renamed.
     let alone = pages("to = 0", "");
     assert_eq!(known(&alone), [uri(0), uri(1), uri(7)]);
-    assert_eq!(known(&alone.replace(".s]", ".t]").replace("'s'", "'t'")).len(), 3);
+    assert_eq!(
+        known(&alone.replace(".s]", ".t]").replace("'s'", "'t'")).len(),
+        3
+    );
 }
 
 #[test]

@@ -77,7 +77,11 @@ impl Start {
         Self {
             pipeline: pipeline.name,
             writer,
-            fingerprints: pipeline.sinks.into_iter().map(|sink| sink.fingerprint).collect(),
+            fingerprints: pipeline
+                .sinks
+                .into_iter()
+                .map(|sink| sink.fingerprint)
+                .collect(),
             nodes,
             shared,
             metrics,
@@ -177,8 +181,11 @@ impl Start {
 
     pub(super) async fn run(self) {
         let shared = Arc::clone(&self.shared);
-        let keys: BTreeSet<Arc<str>> =
-            self.nodes.iter().map(|node| Arc::clone(&node.key)).collect();
+        let keys: BTreeSet<Arc<str>> = self
+            .nodes
+            .iter()
+            .map(|node| Arc::clone(&node.key))
+            .collect();
         let Split {
             sources,
             mut runners,

@@ -181,7 +181,11 @@ impl Place {
         let folder = self.folder.path().join(&self.ledger);
         let ledger = Ledger::open(&folder, "p").expect("it can be opened");
         let documents = ledger.documents().expect("readable").into_iter();
-        let n_sinks = self.ledger().query_row("SELECT count(*) FROM sinks", [], |row| row.get::<_, isize>(0));
+        let n_sinks = self
+            .ledger()
+            .query_row("SELECT count(*) FROM sinks", [], |row| {
+                row.get::<_, isize>(0)
+            });
         let n_sinks = n_sinks.expect("readable");
         let done = documents.filter(|document| {
             let mut stored = document.stored.values();

@@ -86,19 +86,25 @@ impl Rows {
         let mut is_whole: HashMap<usize, bool> = HashMap::new();
         for delivery in &self.waiting {
             if let Some(page) = delivery.ack.page() {
-                is_whole.entry(page).or_insert_with(|| delivery.ack.can_be_staged());
+                is_whole
+                    .entry(page)
+                    .or_insert_with(|| delivery.ack.can_be_staged());
             }
         }
         let can_be_staged = |delivery: &Delivery, kept: Option<usize>| {
             let page = delivery.ack.page().filter(|page| Some(*page) != kept);
             page.is_some_and(|page| is_whole[&page])
         };
-        let all_whole = self.waiting.iter().all(|delivery| can_be_staged(delivery, None));
+        let all_whole = self
+            .waiting
+            .iter()
+            .all(|delivery| can_be_staged(delivery, None));
         let last = self.waiting.last().and_then(|delivery| delivery.ack.page());
         let kept = last.filter(|_| all_whole);
         let waiting = std::mem::take(&mut self.waiting);
-        let (whole, rest) =
-            waiting.into_iter().partition(|delivery| can_be_staged(delivery, kept));
+        let (whole, rest) = waiting
+            .into_iter()
+            .partition(|delivery| can_be_staged(delivery, kept));
         self.waiting = rest;
         whole
     }
@@ -154,7 +160,12 @@ impl Ready {
     pub(super) fn totals(&self) -> Totals {
         let documents = self.documents.iter();
         documents
-            .map(|rows| (rows.document, u32::try_from(rows.n_rows()).unwrap_or(u32::MAX)))
+            .map(|rows| {
+                (
+                    rows.document,
+                    u32::try_from(rows.n_rows()).unwrap_or(u32::MAX),
+                )
+            })
             .collect()
     }
 

@@ -102,7 +102,10 @@ impl Table {
             files.any(|file| !there.contains(&file.path))
         };
         let fragments = dataset.manifest().fragments.iter();
-        Ok(fragments.filter(is_gone).map(|fragment| fragment.id).collect())
+        Ok(fragments
+            .filter(is_gone)
+            .map(|fragment| fragment.id)
+            .collect())
     }
 
     async fn check_files(&self, dataset: &Dataset) -> Result<(), StageError> {
@@ -150,13 +153,17 @@ async fn named_files(dataset: &Dataset) -> lance::Result<Named> {
             Err(lance::Error::DatasetNotFound { .. } | lance::Error::NotFound { .. }) => continue,
             Err(error) => return Err(error),
         };
-        named.files.extend(data_files(&dataset).map(|file| format!("data/{file}")));
+        named
+            .files
+            .extend(data_files(&dataset).map(|file| format!("data/{file}")));
         let manifest = dataset.manifest();
         for fragment in manifest.fragments.iter() {
             if let Some(deletions) = &fragment.deletion_file {
                 let suffix = deletions.file_type.suffix();
                 let (id, read, number) = (fragment.id, deletions.read_version, deletions.id);
-                named.files.insert(format!("_deletions/{id}-{read}-{number}.{suffix}"));
+                named
+                    .files
+                    .insert(format!("_deletions/{id}-{read}-{number}.{suffix}"));
             }
         }
         if let Some(transaction) = &manifest.transaction_file {
@@ -211,7 +218,12 @@ struct Held {
 impl Held {
     fn warn(&self, table: &str, pipeline: &str) {
         for (other, n_documents) in &self.n_of_others {
-            tracing::info!(table, pipeline = other, n_documents, "another pipeline has rows there");
+            tracing::info!(
+                table,
+                pipeline = other,
+                n_documents,
+                "another pipeline has rows there"
+            );
         }
         if self.n_shared > 0 {
             tracing::warn!(
@@ -244,7 +256,14 @@ impl Counted {
 }
 
 async fn read(dataset: &Dataset, pipeline: &str) -> lance::Result<Held> {
-    const TEXTS: [&str; 6] = [DOCUMENT_ID, DOCUMENT, CONTENT_HASH, FINGERPRINT, PIPELINE, SOURCE];
+    const TEXTS: [&str; 6] = [
+        DOCUMENT_ID,
+        DOCUMENT,
+        CONTENT_HASH,
+        FINGERPRINT,
+        PIPELINE,
+        SOURCE,
+    ];
     let mut scanner = dataset.scan();
     scanner.project(&TEXTS.iter().chain(&[DOCUMENT_ROWS]).collect::<Vec<_>>())?;
     let mut batches = scanner.try_into_stream().await?;
@@ -252,8 +271,14 @@ async fn read(dataset: &Dataset, pipeline: &str) -> lance::Result<Held> {
     let mut others: HashMap<DocumentId, String> = HashMap::new();
     while let Some(batch) = batches.try_next().await? {
         let texts = TEXTS.map(|name| column(&batch, name));
-        let [Some(ids), Some(uris), Some(hashes), Some(fingerprints), Some(pipelines), Some(sources)] =
-            texts
+        let [
+            Some(ids),
+            Some(uris),
+            Some(hashes),
+            Some(fingerprints),
+            Some(pipelines),
+            Some(sources),
+        ] = texts
         else {
             return Err(lance::Error::internal(
                 "the table lacks the columns of every row",
@@ -266,7 +291,9 @@ async fn read(dataset: &Dataset, pipeline: &str) -> lance::Result<Held> {
                 continue; // A row of somebody else's.
             };
             if pipelines.value(row) != pipeline {
-                others.entry(id).or_insert_with(|| pipelines.value(row).to_owned());
+                others
+                    .entry(id)
+                    .or_insert_with(|| pipelines.value(row).to_owned());
                 continue;
             }
             let known = own.entry(id).or_insert_with(|| Counted {

@@ -95,12 +95,17 @@ impl WriteJournal {
         let name = self.table.file_name()?.to_str()?;
         let location: &str = location.as_ref();
         let (_, file) = location.rsplit_once(&format!("{name}/"))?;
-        FOLDERS.iter().any(|folder| file.starts_with(folder)).then_some(file)
+        FOLDERS
+            .iter()
+            .any(|folder| file.starts_with(folder))
+            .then_some(file)
     }
 
     fn begin(&self) -> io::Result<Own> {
         fs::create_dir_all(&self.folder)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let number = N_BEGUN.fetch_add(1, Ordering::Relaxed);
         let name = format!(
             "{}-{}-{}-{number}.log",
@@ -136,7 +141,9 @@ impl WriteJournal {
         for entry in entries {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let is_of_writer = name.strip_prefix(&*self.writer).is_some_and(|n| n.starts_with('-'));
+            let is_of_writer = name
+                .strip_prefix(&*self.writer)
+                .is_some_and(|n| n.starts_with('-'));
             if !is_of_writer || Some(&path) == own.as_ref() {
                 continue;
             }
@@ -222,7 +229,9 @@ pub(super) struct Named {
 
 impl Named {
     pub(super) fn contains(&self, file: &str) -> bool {
-        let index = file.strip_prefix("_indices/").and_then(|rest| rest.split('/').next());
+        let index = file
+            .strip_prefix("_indices/")
+            .and_then(|rest| rest.split('/').next());
         self.files.contains(file) || index.is_some_and(|index| self.indices.contains(index))
     }
 }
@@ -421,7 +430,10 @@ mod tests {
         let nothing = HashSet::new();
         assert_eq!(second.sweep(&Named::default(), &nothing).expect("swept"), 0);
         assert_eq!(files(&table), ["coming"]);
-        assert_eq!(alive.settle(&Named::default(), &nothing).expect("settled"), 1);
+        assert_eq!(
+            alive.settle(&Named::default(), &nothing).expect("settled"),
+            1
+        );
         assert!(files(&table).is_empty());
         assert_eq!(fs::read_dir(&alive.folder).expect("a folder").count(), 0);
     }

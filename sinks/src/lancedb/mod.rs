@@ -264,13 +264,17 @@ impl LanceDb {
             return;
         };
         let swept = match opened.table.named_files().await {
-            Ok(named) => journal.sweep(&named, &staged).map_err(|error| error.to_string()),
+            Ok(named) => journal
+                .sweep(&named, &staged)
+                .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         let table = opened.table.name();
         match swept {
             Ok(0) => {}
-            Ok(n_files) => tracing::info!(table, n_files, "files that a killed run left are removed"),
+            Ok(n_files) => {
+                tracing::info!(table, n_files, "files that a killed run left are removed")
+            }
             Err(error) => tracing::warn!(table, error, "files that a killed run left stay"),
         }
     }

@@ -10,8 +10,11 @@ impl Columns {
     /// The schema of a new table; see [`Columns::schema`].
     pub(super) fn table_schema(&self, items: &[Item]) -> Schema {
         let schema = self.schema(items);
-        let mut columns: Vec<Field> =
-            schema.fields().iter().map(|column| Field::clone(column)).collect();
+        let mut columns: Vec<Field> = schema
+            .fields()
+            .iter()
+            .map(|column| Field::clone(column))
+            .collect();
         columns.push(Field::new(DOCUMENT_ROWS, DataType::UInt32, true));
         Schema::new(columns)
     }
@@ -23,9 +26,9 @@ impl Columns {
     pub(super) fn check(&self, name: &str, table: &Schema) -> Result<(), StageError> {
         let rows = table.field_with_name(DOCUMENT_ROWS);
         let counts_rows = rows.is_ok_and(|column| *column.data_type() == DataType::UInt32);
-        let problem = self.misfit(table).or_else(|| {
-            (!counts_rows).then(|| format!("it has no `{DOCUMENT_ROWS}`"))
-        });
+        let problem = self
+            .misfit(table)
+            .or_else(|| (!counts_rows).then(|| format!("it has no `{DOCUMENT_ROWS}`")));
         problem.map_or(Ok(()), |problem| Err(mismatch(name, &problem)))
     }
 }
