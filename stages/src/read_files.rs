@@ -21,7 +21,7 @@ mod notice;
 mod rest;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -92,6 +92,12 @@ impl ReadFilesConfig {
             rescan_s: default_rescan_s(),
         }
     }
+
+    /// What the URIs of the documents begin with; `path` is the absolute form of `self.path`.
+    fn uri_of(&self, path: &Path) -> String {
+        let own = self.root.clone();
+        own.unwrap_or_else(|| listing::text_of(path))
+    }
 }
 
 fn default_include() -> Vec<String> {
@@ -125,10 +131,8 @@ impl SourceConfig for ReadFilesConfig {
     }
 
     fn place(&self) -> Option<String> {
-        match &self.root {
-            Some(root) => Some(root.clone()),
-            None => Some(identity::absolute(&self.path).ok()?.display().to_string()),
-        }
+        let path = identity::absolute(&self.path).ok()?;
+        Some(self.uri_of(&path))
     }
 
     fn build(&self, _resources: &Resources) -> Result<Box<dyn Source>, FieldError> {
@@ -192,10 +196,7 @@ impl ReadFiles {
         }
         Ok(Self {
             listing: Listing {
-                uri: config
-                    .root
-                    .clone()
-                    .unwrap_or_else(|| listing::text_of(&root)),
+                uri: config.uri_of(&root),
                 root,
                 include: patterns("include", &config.include)?,
                 exclude: patterns("exclude", &config.exclude)?,

@@ -15,7 +15,7 @@ use super::state::{Clock, FileState};
 
 /// Where files are looked for, and which.
 #[derive(Debug)]
-pub(crate) struct Listing {
+pub(super) struct Listing {
     /// Absolute, without `.` and `..`. It may be a symbolic link, which is followed.
     pub(super) root: PathBuf,
     /// The URI of `root`.

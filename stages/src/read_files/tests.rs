@@ -125,6 +125,8 @@ fn a_document_has_one_uri_however_its_folder_is_spelled() {
         found.into_iter().map(|found| found.uri).collect()
     };
     let expected = uris(&here);
+    let place = config(Path::new("./src/stdin/")).place();
+    assert_eq!(place, Some(here.display().to_string()));
     assert!(expected.contains(&format!("{}/lines.rs", here.display())));
     for spelling in ["src/stdin", "./src//stdin/", "src/stdin/../stdin"] {
         assert_eq!(uris(Path::new(spelling)), expected, "{spelling}");
@@ -140,6 +142,8 @@ fn a_root_takes_the_place_of_the_path_in_uris() {
         ..config(&path)
     };
     let folder = listing(&named(root.path().into()));
+    let place = named(root.path().into()).place();
+    assert_eq!(place.as_deref(), Some("papers/new"));
     let found = folder.list().found;
     assert_eq!(found[0].uri, "papers/new/b/c.pdf");
     assert_eq!(folder.path_of(&found[0].uri), Some(found[0].path.clone()));

@@ -73,7 +73,7 @@ impl RenderPdf {
         // What an earlier run stored before it was stopped is not rendered again.
         let stored = outlet.stored_pages(&item);
         document.pass_over(stored.into_iter().map(|page| page - 1).collect());
-        outlet.expect_pages(&item, document.n_pages().min(self.max_pages));
+        outlet.expect_pages(&item, document.n_pages().min(self.first_pages));
         let origin = DocumentFields::of(&document);
         while let Some(index) = document.next_page() {
             if outlet.is_cancelled() {

@@ -142,40 +142,54 @@ fn without_words_there_is_no_text_and_after_the_first_pages_no_page() {
 
 #[test]
 fn a_document_with_more_pages_than_the_limit_is_one_dead_letter() {
-    // The page tree names one page twelve times.
-    let kids = "4 0 R ".repeat(12);
-    let repeated = pdf_of(&[
-        "<< /Type /Catalog /Pages 3 0 R >>".to_owned(),
-        "<< >>".to_owned(),
-        format!("<< /Type /Pages /Kids [{kids}] /Count 12 >>"),
-        format!("<< /Type /Page /Parent 3 0 R {UPRIGHT} >>"),
-    ]);
+    let document = numbered_pages(12);
     for renderer in each_renderer() {
         let limited = RenderPdfConfig {
             max_pages: 10,
             ..with(renderer)
         };
-        let out = render(&limited, "", &repeated);
+        let out = render(&limited, "", &document);
         assert_eq!(out.sent.len(), 0);
-        let [(item, reason)] = &out.dead[..] else {
-            panic!("{:?}", reasons(&out));
-        };
-        assert_eq!(item.label().to_string(), "mill.pdf");
-        assert_eq!(
-            reason,
-            "cannot render `mill.pdf`: it has 12 pages to render, and `max_pages` is 10"
-        );
+        let expected = "cannot render `mill.pdf`: it has 12 pages to render, and `max_pages` is 10";
+        assert_eq!(reasons(&out), [expected]);
         let raised = RenderPdfConfig {
             max_pages: 12,
             ..with(renderer)
         };
-        assert_eq!(render(&raised, "", &repeated).sent.len(), 12);
+        assert_eq!(render(&raised, "", &document).sent.len(), 12);
         let cut = RenderPdfConfig {
             first_pages: Some(3),
             ..limited
         };
-        assert_eq!(render(&cut, "", &repeated).sent.len(), 3);
+        assert_eq!(render(&cut, "", &document).sent.len(), 3);
     }
+}
+
+#[test]
+fn a_small_file_that_repeats_one_page_is_stopped_by_the_limit() {
+    // hayro reads each object of the page tree once; pdfium reads all of it.
+    if pdfium().is_none() {
+        return;
+    }
+    // Five levels of ten kids: 100,000 times the same page.
+    let tree = |number: usize| {
+        let kids = format!("{} 0 R ", number + 1).repeat(10);
+        let count = 10_usize.pow(8 - number as u32);
+        format!("<< /Type /Pages /Kids [{kids}] /Count {count} >>")
+    };
+    let mut objects = vec![
+        "<< /Type /Catalog /Pages 3 0 R >>".to_owned(),
+        "<< >>".to_owned(),
+    ];
+    objects.extend((3..8).map(tree));
+    objects.push(format!("<< /Type /Page /Parent 7 0 R {UPRIGHT} >>"));
+    let repeated = pdf_of(&objects);
+    assert!(repeated.len() < 2000, "{}", repeated.len());
+    let out = render(&with(RendererChoice::Auto), "", &repeated);
+    assert_eq!(out.sent.len(), 0);
+    let expected =
+        "cannot render `mill.pdf`: it has 100000 pages to render, and `max_pages` is 20000";
+    assert_eq!(reasons(&out), [expected]);
 }
 
 #[test]
