@@ -4,7 +4,9 @@
 //! becomes a dead letter. Nothing is read twice: what the ledger knows by its
 //! size and times is passed over. With `watch = true` the folder is followed.
 
+mod content;
 mod listing;
+mod read_ahead;
 pub(crate) mod reading;
 pub(crate) mod state;
 
@@ -29,6 +31,7 @@ use serde::Deserialize;
 
 use listing::Listing;
 use pass::Pass;
+use read_ahead::ReadAhead;
 use reading::Reader;
 use state::Clock;
 use watch::Watch;
@@ -196,6 +199,7 @@ impl ReadFiles {
                 clock,
                 leave_out: "narrow `include`, or name it in `exclude`",
             },
+            read_ahead: ReadAhead::new(),
             outlet,
         };
         if let Some(retries) = pass.outlet.retries() {
