@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use crate::document::Token;
+use crate::document_bytes::DocumentBytes;
 use crate::fields::Field;
 use crate::key::{Key, Label, Origin};
 use crate::value::{Image, Value, Vectors, Word};
@@ -44,7 +45,7 @@ impl Item {
     pub fn of_document(
         uri: impl Into<Arc<str>>,
         media_type: impl Into<Arc<str>>,
-        bytes: impl Into<bytes::Bytes>,
+        bytes: impl Into<DocumentBytes>,
     ) -> Self {
         let bytes = bytes.into();
         let mut item = Self::new(Arc::new(Origin::new(uri, media_type, &bytes)));
@@ -147,7 +148,7 @@ impl Item {
     }
 
     /// The field `document`: the document's own bytes.
-    pub fn document(&self) -> Option<&bytes::Bytes> {
+    pub fn document(&self) -> Option<&DocumentBytes> {
         match self.get(&Field::DOCUMENT.name)? {
             Value::Document(bytes) => Some(bytes),
             _ => None,

@@ -66,6 +66,31 @@ impl ContentHash {
     }
 }
 
+/// Hashes a document's bytes as they are read.
+///
+/// ```
+/// use pagemill_pipeline::{ContentHash, ContentHasher};
+///
+/// let mut hasher = ContentHasher::default();
+/// hasher.update(b"%PDF");
+/// hasher.update(b"-1.7");
+/// assert_eq!(hasher.finish(), ContentHash::of(b"%PDF-1.7"));
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct ContentHasher(blake3::Hasher);
+
+impl ContentHasher {
+    /// Hashes the bytes that follow those before.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash of all bytes.
+    pub fn finish(&self) -> ContentHash {
+        self.0.finalize().into()
+    }
+}
+
 impl From<blake3::Hash> for ContentHash {
     fn from(hash: blake3::Hash) -> Self {
         Self(*hash.as_bytes())

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use half::f16;
 
+use crate::document_bytes::DocumentBytes;
+
 /// What a field holds. Big values are shared: cloning one copies a pointer.
 #[derive(Debug, Clone)]
 pub enum Value {
     /// A document's own bytes.
-    Document(Bytes),
+    Document(DocumentBytes),
     /// Pixels of a page or picture.
     Image(Arc<Image>),
     /// Words with their boxes.
@@ -44,7 +46,8 @@ impl Value {
     /// Memory that the value holds, counted against the budget of an edge.
     pub fn n_bytes(&self) -> usize {
         match self {
-            Self::Document(bytes) | Self::Bytes(bytes) => bytes.len(),
+            Self::Document(bytes) => bytes.len(),
+            Self::Bytes(bytes) => bytes.len(),
             Self::Image(image) => image.pixels.len(),
             Self::Words(words) => words
                 .iter()

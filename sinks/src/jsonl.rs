@@ -3,12 +3,12 @@
 //! `path` is a folder with files `part-00000001.jsonl` and so on. A part holds
 //! whole documents and appears at once. A document that comes again is replaced
 //! in the part that holds it, one that is gone is taken out of it; new ones go
-//! to a new part.
+//! to a new part. Small parts are merged.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -162,7 +162,7 @@ impl Format for Jsonl {
                     }
                 }
                 Rows::Part { path, without } if without.is_empty() => {
-                    io::copy(&mut File::open(path)?, &mut file)?;
+                    copy_all(path, &mut file)?;
                 }
                 Rows::Part { path, without } => copy_lines(path, without, &mut file)?,
             }
@@ -170,6 +170,21 @@ impl Format for Jsonl {
         file.flush()?;
         Ok(())
     }
+}
+
+/// Copies a part as it is, and ends its last line where somebody left it open.
+fn copy_all(path: &Path, to: &mut impl Write) -> io::Result<()> {
+    let mut from = File::open(path)?;
+    io::copy(&mut from, to)?;
+    let mut last = [b'\n'];
+    if from.stream_position()? > 0 {
+        from.seek(io::SeekFrom::End(-1))?;
+        from.read_exact(&mut last)?;
+    }
+    if last != [b'\n'] {
+        to.write_all(b"\n")?;
+    }
+    Ok(())
 }
 
 fn copy_lines(
@@ -351,6 +366,18 @@ mod tests {
         // The second part holds the later one, and so the first part loses it.
         store(&settings, vec![Item::of_text("c.txt", "mill")]).await;
         assert_eq!(std::fs::read_to_string(&part).unwrap(), a);
+    }
+
+    #[test]
+    fn parts_that_are_copied_whole_stay_apart_where_the_last_line_was_left_open() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (text, expected) in [("", ""), ("{}", "{}\n"), ("{}\n{}\n", "{}\n{}\n")] {
+            let part = folder.path().join("part");
+            std::fs::write(&part, text).unwrap();
+            let mut copied = Vec::new();
+            copy_all(&part, &mut copied).expect("it can be read");
+            assert_eq!(copied, expected.as_bytes());
+        }
     }
 
     #[test]

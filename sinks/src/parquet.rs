@@ -7,7 +7,7 @@
 //!
 //! A part holds whole documents and appears at once. A document that comes
 //! again is replaced in the part that holds it, one that is gone is taken out
-//! of it; new ones go to a new part.
+//! of it; new ones go to a new part. Small parts are merged.
 
 use std::collections::HashSet;
 use std::fs::File;

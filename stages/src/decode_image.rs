@@ -11,15 +11,17 @@ mod tiff_pages;
 use std::time::{Duration, Instant};
 
 use pagemill_pipeline::{
-    Field, FieldError, FieldType, Fields, Image, Item, ItemError, Outlet, Resources, Stage,
-    StageConfig, StageError, Word,
+    DocumentBytes, Field, FieldError, FieldType, Fields, Image, Item, ItemError, Outlet, Resources,
+    Stage, StageConfig, StageError, Word,
 };
 use serde::Deserialize;
 
 use crate::cage::process::{ProcessSettings, WorkerProcess};
 use crate::cage::protocol::{Opened, PageReply, Reader};
 use crate::cage::shared::SealedDocument;
-use crate::cage::{DocumentLimits, Failure, Isolation, StartError, WorkerCommand};
+use crate::cage::{
+    DocumentLimits, Failure, Isolation, ProtectionWarning, StartError, WorkerCommand,
+};
 use crate::media;
 use crate::render_pdf::{DEFAULT_MAX_PAGES, RenderPdfConfig, RenderSetup};
 use picture::{PictureError, PictureFormat, PictureLimits};
@@ -90,7 +92,9 @@ impl StageConfig for DecodeImageConfig {
     fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {
         let setup = resources.get::<RenderSetup>(RenderPdfConfig::KIND);
         let worker = setup.map(|setup| setup.worker.clone()).unwrap_or_default();
-        Ok(Box::new(DecodeImage::new(self, worker)?))
+        let mut stage = DecodeImage::new(self, worker)?;
+        stage.settings.warning = ProtectionWarning::of_run(resources);
+        Ok(Box::new(stage))
     }
 }
 
@@ -136,6 +140,7 @@ impl DecodeImage {
             words: false,
             limits,
             overhead_mb: OVERHEAD_MB,
+            warning: ProtectionWarning::default(),
         };
         Ok(Self {
             settings,
@@ -147,7 +152,7 @@ impl DecodeImage {
     fn decode_document(
         &mut self,
         item: Item,
-        bytes: &[u8],
+        bytes: &DocumentBytes,
         outlet: &mut Outlet<'_>,
     ) -> Result<(), StageError> {
         let Some(format) = PictureFormat::of(&item.origin().media_type) else {
@@ -175,7 +180,7 @@ impl DecodeImage {
             return Ok(());
         }
         let document =
-            SealedDocument::new(bytes).map_err(|error| fatal(StartError::Memory(error)))?;
+            SealedDocument::of(bytes).map_err(|error| fatal(StartError::Memory(error)))?;
         let limits = PictureLimits {
             max_pixels: pixels,
             max_bytes,

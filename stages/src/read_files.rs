@@ -8,8 +8,10 @@
 //! not depend on how `path` is spelled. With `root = "papers"` it is `papers/` and
 //! the path below `path`, so that it does not depend on where the folder is either.
 
+mod content;
 pub(crate) mod identity;
 pub(crate) mod listing;
+mod read_ahead;
 pub(crate) mod reading;
 pub(crate) mod state;
 
@@ -34,6 +36,7 @@ use serde::Deserialize;
 
 use listing::Listing;
 use pass::Pass;
+use read_ahead::ReadAhead;
 use reading::Reader;
 use state::Clock;
 use watch::Watch;
@@ -224,6 +227,7 @@ impl ReadFiles {
                 clock,
                 leave_out: "narrow `include`, or name it in `exclude`",
             },
+            read_ahead: ReadAhead::new(),
             outlet,
         };
         if let Some(retries) = pass.outlet.retries() {

@@ -99,8 +99,8 @@ fn length(value: Option<&Value>, ty: FieldType) -> Option<i64> {
         (FieldType::Text, Some(Value::Text(text))) => text.chars().count(),
         (FieldType::Words, Some(Value::Words(words))) => words.len(),
         (FieldType::Vector | FieldType::MultiVector, Some(Value::Vectors(vectors))) => vectors.n(),
-        (FieldType::Bytes, Some(Value::Bytes(bytes)))
-        | (FieldType::Document, Some(Value::Document(bytes))) => bytes.len(),
+        (FieldType::Bytes, Some(Value::Bytes(bytes))) => bytes.len(),
+        (FieldType::Document, Some(Value::Document(bytes))) => bytes.len(),
         _ => return None,
     };
     Some(length as i64)

@@ -16,6 +16,9 @@ pub(super) enum Step {
     BeforeRemoval,
     AfterRemoval,
     AfterRewriting,
+    /// Small parts are to become one.
+    BeforeMerging,
+    AfterMerging,
     BeforeFolderSync,
     AfterFolderSync,
     BeforeManifest,

@@ -1,7 +1,10 @@
 //! The folder of the parts: which part holds which document, and how parts
 //! come, change and go.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod merging;
+mod opening;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -28,6 +31,12 @@ pub(super) struct Folder {
     parts: BTreeMap<u64, Part>,
     /// The part that holds a document.
     holders: HashMap<DocumentId, u64>,
+    /// Parts whose rows are in another one as well, and which are to go.
+    merged: BTreeSet<u64>,
+    /// Parts that others have changed since the folder was opened.
+    changed: BTreeSet<u64>,
+    /// Whether the parts are those that were found to need no merging.
+    is_settled: bool,
     /// Whether the names of the parts are durable.
     is_synced: bool,
     /// Whether the manifest tells of the parts as they are.
@@ -74,6 +83,9 @@ impl Folder {
             _lock: lock,
             parts: BTreeMap::new(),
             holders: HashMap::new(),
+            merged: BTreeSet::new(),
+            changed: BTreeSet::new(),
+            is_settled: false,
             is_synced: true,
             has_manifest: true,
             mark: None,
@@ -84,80 +96,19 @@ impl Folder {
         let newest = numbers.last().map(|number| folder.path_of(*number));
         format.open(input, newest.as_deref())?;
         let doubles = folder.read(&numbers, format)?;
-        for (number, documents) in doubles {
+        if !doubles.is_empty() {
             tracing::warn!(
-                part = %folder.path_of(number).display(),
-                n_documents = documents.len(),
-                "documents stood in a later part as well: their rows are taken out of this one"
+                folder = %path.display(),
+                n_parts = doubles.len(),
+                "documents stood in a later part as well: their rows are taken out of the others"
             );
+        }
+        for (number, documents) in doubles {
             folder.put(format, Some(number), &documents, Vec::new(), Vec::new())?;
         }
         folder.sync()?;
         folder.save_manifest();
         Ok(folder)
-    }
-
-    /// The numbers of the parts that are there, rising.
-    fn numbers(&self) -> io::Result<Vec<u64>> {
-        let mut numbers = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            let name = entry?.file_name();
-            let number = name.to_str().and_then(|name| {
-                let number = name
-                    .strip_prefix("part-")?
-                    .split('.')
-                    .next()?
-                    .parse()
-                    .ok()?;
-                (self.name_of(number) == name).then_some(number)
-            });
-            numbers.extend(number);
-        }
-        numbers.sort_unstable();
-        Ok(numbers)
-    }
-
-    /// Learns what each part holds; the documents of which a later part has
-    /// rows too, by the part that they have to leave.
-    fn read<F: Format>(
-        &mut self,
-        numbers: &[u64],
-        format: &F,
-    ) -> Result<BTreeMap<u64, HashSet<DocumentId>>, StageError> {
-        let mut known = manifest::read(&self.path);
-        let mut doubles: BTreeMap<u64, HashSet<DocumentId>> = BTreeMap::new();
-        for &number in numbers {
-            let path = self.path_of(number);
-            let part = fs::metadata(&path)
-                .map_err(PartError::Io)
-                .and_then(|metadata| {
-                    let stamp = Stamp::of(&metadata);
-                    match known.remove(&self.name_of(number)) {
-                        Some(part) if part.stamp == stamp => Ok(part),
-                        _ => {
-                            self.has_manifest = false;
-                            let documents = format.documents(&path)?;
-                            Ok(Part { stamp, documents })
-                        }
-                    }
-                });
-            let part = part.map_err(|error| {
-                let hint = "remove this file and run again: its documents are then made anew";
-                or_stage_error(
-                    error,
-                    format_args!("cannot read `{}`", path.display()),
-                    hint,
-                )
-            })?;
-            for document in &part.documents {
-                if let Some(earlier) = self.holders.insert(document.id, number) {
-                    doubles.entry(earlier).or_default().insert(document.id);
-                }
-            }
-            self.parts.insert(number, part);
-        }
-        self.has_manifest &= known.is_empty();
-        Ok(doubles)
     }
 
     /// The part that holds a document.
@@ -167,8 +118,9 @@ impl Folder {
 
     /// Every document that the parts hold.
     pub(super) fn documents(&self) -> Vec<StoredDocument> {
-        let parts = self.parts.values();
-        parts.flat_map(|part| part.documents.clone()).collect()
+        let parts = self.parts.iter();
+        let held = parts.filter(|(number, _)| !self.merged.contains(number));
+        held.flat_map(|(_, part)| part.documents.clone()).collect()
     }
 
     /// Names the folder and the state of its parts.
@@ -293,6 +245,8 @@ impl Folder {
             self.holders.extend(ids);
             self.parts.insert(number, part);
         }
+        self.changed.remove(&number);
+        self.is_settled = false;
         self.is_synced = false;
         self.has_manifest = false;
         self.mark = None;

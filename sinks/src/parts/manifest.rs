@@ -13,6 +13,8 @@ use std::path::Path;
 use pagemill_pipeline::{DocumentId, StoredDocument};
 use serde::{Deserialize, Serialize};
 
+use super::merge::Size;
+
 const NAME: &str = ".documents";
 const PARTIAL_NAME: &str = ".documents.partial";
 
@@ -42,6 +44,16 @@ impl Stamp {
 pub(super) struct Part {
     pub(super) stamp: Stamp,
     pub(super) documents: Vec<StoredDocument>,
+}
+
+impl Part {
+    pub(super) fn size(&self) -> Size {
+        let n_rows = self.documents.iter().map(|document| document.n_rows);
+        Size {
+            n_rows: n_rows.sum(),
+            n_bytes: self.stamp.size,
+        }
+    }
 }
 
 /// One line of the manifest.

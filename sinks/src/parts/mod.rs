@@ -6,10 +6,18 @@
 //! is replaced in the part that holds it, which is written anew and renamed
 //! over the old one. So each document stands in one part or in none, whenever
 //! the process ends, and a reader sees all of its rows or none.
+//!
+//! Small parts are merged (`merge.rs`): their rows are written beside the
+//! newest of them, renamed over it, and then the others are removed. Between
+//! the rename and the removals a document stands in two parts, with the same
+//! rows. A run that is killed there leaves them so; the next one keeps the
+//! document in the later part. A reader that lists the folder in that moment
+//! counts it twice, and none misses it.
 
 mod faults;
 mod folder;
 mod manifest;
+mod merge;
 mod place;
 mod store;
 mod tally;
@@ -34,6 +42,7 @@ use self::store::Store;
 use crate::lancedb::Durability;
 
 /// When complete documents become a part: as soon as one of these is reached.
+/// Small parts are merged until one has `max_rows` rows or a file of `max_bytes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PartConfig {
@@ -230,7 +239,7 @@ impl<F: Format> Sink for PartSink<F> {
     }
 
     fn idle(&mut self) -> BoxFuture<'_, Result<(), StageError>> {
-        Box::pin(self.blocking(Store::publish))
+        Box::pin(self.blocking(Store::idle))
     }
 
     fn finish(&mut self) -> BoxFuture<'_, Result<(), StageError>> {

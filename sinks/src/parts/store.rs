@@ -13,12 +13,17 @@ use pagemill_pipeline::{
 
 use super::faults::Faults;
 use super::folder::{Folder, WRITE_HINT, or_stage_error};
+use super::merge::Size;
 use super::{Format, Rows, Settings};
 use crate::lancedb::Durability;
 
 /// A document that is still coming holds at most so much in memory; the rest
 /// of it waits in files that are no parts yet.
 const SPILL_BYTES: usize = 32 << 20;
+
+/// Merges at the end of a run; what is left to merge then waits for the next.
+/// Each copies a full part at most.
+const MAX_LAST_MERGES: usize = 16;
 
 /// What is behind a [`PartSink`](super::PartSink).
 pub(super) struct Store<F> {
@@ -39,6 +44,8 @@ pub(super) struct Store<F> {
     ready: Ready,
     /// Of documents that are in their parts, which are not durable yet.
     placed: Vec<Ack>,
+    /// Whether small parts are merged: until that fails once.
+    merges: bool,
 }
 
 /// What has come of one document.
@@ -123,6 +130,7 @@ impl<F: Format> Store<F> {
             n_spilled: 0,
             ready: Ready::default(),
             placed: Vec::new(),
+            merges: true,
         }
     }
 
@@ -267,6 +275,7 @@ impl<F: Format> Store<F> {
     pub(super) fn publish(&mut self) -> Result<(), StageError> {
         let since = Instant::now();
         let folder = opened(&mut self.folder);
+        folder.remove_merged()?;
         let ready = std::mem::take(&mut self.ready);
         let mut by_part: BTreeMap<Option<u64>, Vec<Complete>> = BTreeMap::new();
         for complete in ready.documents {
@@ -300,10 +309,44 @@ impl<F: Format> Store<F> {
         Ok(())
     }
 
+    /// Writes what waits, and merges small parts once, which copies a full part at most.
+    pub(super) fn idle(&mut self) -> Result<(), StageError> {
+        self.publish()?;
+        self.merge();
+        Ok(())
+    }
+
     pub(super) fn finish(&mut self) -> Result<(), StageError> {
         self.publish()?;
+        for _ in 0..MAX_LAST_MERGES {
+            if !self.merge() {
+                break;
+            }
+        }
         opened(&mut self.folder).save_manifest();
         Ok(())
+    }
+
+    /// Merges small parts into one; false when there is nothing more to merge.
+    ///
+    /// It is upkeep, so what goes wrong is no reason to stop: all rows are there.
+    fn merge(&mut self) -> bool {
+        if !self.merges {
+            return false;
+        }
+        let limits = Size {
+            n_rows: self.settings.limits.max_rows as u64,
+            n_bytes: self.settings.limits.max_bytes as u64,
+        };
+        let merged = opened(&mut self.folder).merge(&mut self.format, limits);
+        merged.unwrap_or_else(|error| {
+            self.merges = false;
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "small parts stay as they are until the next run: they cannot be merged"
+            );
+            false
+        })
     }
 }
 

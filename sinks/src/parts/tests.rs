@@ -14,15 +14,24 @@ use crate::jsonl::{BytesAs, Jsonl};
 use crate::parquet::{Compression, Parquet};
 
 mod interrupted;
+mod merged;
 mod reopened;
 
 use interrupted::{
     a_run_that_is_killed_at_any_step_leaves_whole_documents_and_the_next_one_ends_it,
     what_could_not_be_written_is_written_when_it_is_tried_again,
 };
+use merged::{
+    a_document_in_a_merged_part_is_replaced_and_removed,
+    a_document_that_is_removed_after_a_merge_failed_does_not_come_back,
+    a_merge_keeps_to_the_limits_of_a_part,
+    a_merge_that_is_killed_at_any_step_loses_nothing_and_the_next_run_ends_it,
+    a_part_that_others_changed_meanwhile_is_not_merged, small_parts_are_merged_while_nothing_comes,
+    small_parts_of_earlier_runs_are_merged_at_the_end_of_a_run,
+};
 use reopened::{
-    a_file_that_is_no_part_is_named, a_second_writer_is_refused,
-    of_a_document_in_two_parts_the_later_one_stays,
+    a_document_some_rows_of_which_others_deleted_is_made_again, a_file_that_is_no_part_is_named,
+    a_second_writer_is_refused, of_a_document_in_two_parts_the_later_one_stays,
     the_inventory_is_that_of_the_parts_whatever_became_of_the_manifest,
     the_mark_fits_until_a_part_changes,
 };
@@ -203,11 +212,19 @@ for_each_format! {
     a_large_document_waits_in_a_file
     the_inventory_is_that_of_the_parts_whatever_became_of_the_manifest
     the_mark_fits_until_a_part_changes
+    a_document_some_rows_of_which_others_deleted_is_made_again
     a_second_writer_is_refused
     of_a_document_in_two_parts_the_later_one_stays
     a_file_that_is_no_part_is_named
     what_could_not_be_written_is_written_when_it_is_tried_again
     a_run_that_is_killed_at_any_step_leaves_whole_documents_and_the_next_one_ends_it
+    small_parts_are_merged_while_nothing_comes
+    small_parts_of_earlier_runs_are_merged_at_the_end_of_a_run
+    a_document_in_a_merged_part_is_replaced_and_removed
+    a_merge_keeps_to_the_limits_of_a_part
+    a_part_that_others_changed_meanwhile_is_not_merged
+    a_merge_that_is_killed_at_any_step_loses_nothing_and_the_next_run_ends_it
+    a_document_that_is_removed_after_a_merge_failed_does_not_come_back
 }
 
 async fn a_part_holds_whole_documents_and_appears_when_they_are_complete<F: Kind>() {

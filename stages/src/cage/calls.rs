@@ -1,15 +1,16 @@
-//! The system calls that a worker may make once it holds a document.
+//! Restricts the system calls of a worker before it gets its first document.
 //!
-//! Two filters stand one behind the other. What the first does not list is
-//! refused with `EPERM`, as if the machine did not have it: a library that
-//! probes goes on without. What the second lists ends the process: a renderer
-//! has no use for it, so whoever calls it is no renderer any more.
+//! Three filters apply to every call, and the strictest answer counts. The
+//! first refuses with `ENOSYS` a call whose arguments no filter can read, so
+//! that libraries use an older one. The second ends the process on calls that
+//! no renderer makes: the process has been taken over. The third refuses all
+//! calls that it does not list with `EPERM`, and a library that probes for them
+//! continues without.
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use seccompiler::{BpfProgram, TargetArch, apply_filter_all_threads, compile_from_json};
 use serde_json::{Value, json};
-
-/// Whether a system call failed on purpose: "operation not permitted".
-const EPERM: u32 = 1;
 
 /// Memory that is mapped so can be executed.
 const PROT_EXEC: u32 = 4;
@@ -33,15 +34,8 @@ const ALLOWED: &[&str] = &[
     "lseek",
     "fcntl",
     "ppoll",
-    // Fonts, which landlock lets through; anything else it does not.
-    "openat",
+    // The size of a memory file.
     "fstat",
-    "newfstatat",
-    "statx",
-    "faccessat",
-    "faccessat2",
-    "readlinkat",
-    "getdents64",
     // Memory.
     "brk",
     "munmap",
@@ -79,13 +73,31 @@ const ALLOWED: &[&str] = &[
     "exit_group",
 ];
 
-/// Older forms of the above that other machines never had. Fonts are looked for with `stat`.
+/// Older forms of the above that other machines never had.
 #[cfg(target_arch = "x86_64")]
-const ALLOWED_HERE: &[&str] = &[
-    "open", "stat", "lstat", "access", "readlink", "getdents", "poll", "time",
-];
+const ALLOWED_HERE: &[&str] = &["poll", "time"];
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_HERE: &[&str] = &[];
+
+/// What searching the font folders takes beside opening files. Nothing reads
+/// links or asks for permissions.
+const FONT_SEARCH: &[&str] = &["newfstatat", "statx", "getdents64"];
+
+/// pdfium's search calls the older `stat` where there is one.
+#[cfg(target_arch = "x86_64")]
+const FONT_SEARCH_HERE: &[&str] = &["stat"];
+#[cfg(not(target_arch = "x86_64"))]
+const FONT_SEARCH_HERE: &[&str] = &[];
+
+/// Calls that open a file, with the place of their flags. `openat2` takes them
+/// by pointer, which a filter cannot follow.
+#[cfg(target_arch = "x86_64")]
+const OPENING: &[(&str, u8)] = &[("openat", 2), ("open", 1)];
+#[cfg(not(target_arch = "x86_64"))]
+const OPENING: &[(&str, u8)] = &[("openat", 2)];
+
+/// Calls that this machine seems not to have.
+const ABSENT: &[&str] = &["openat2"];
 
 /// What only somebody calls who wants out.
 const FATAL: &[&str] = &[
@@ -162,19 +174,54 @@ const FATAL_HERE: &[&str] = &["fork", "vfork", "iopl", "ioperm", "modify_ldt"];
 #[cfg(not(target_arch = "x86_64"))]
 const FATAL_HERE: &[&str] = &[];
 
+/// Which files a worker may open after its calls are restricted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paths {
+    /// Those that landlock allows, for reading. Landlock does not cover `stat`.
+    Confined,
+    /// None. A filter cannot read paths, so where nothing else confines them,
+    /// every call that takes one is refused.
+    Refused,
+}
+
 /// Takes all other system calls from this process, for good.
 ///
 /// # Errors
-/// The kernel has no filters, or none for this kind of processor.
-pub fn restrict() -> Result<(), seccompiler::Error> {
-    let fatal = compile("kill_process", "allow", &rules(&[FATAL, FATAL_HERE]))?;
-    let mut allowed = rules(&[ALLOWED, ALLOWED_HERE]);
+/// The kernel has no filters, or none for this CPU architecture.
+pub fn restrict(paths: Paths) -> Result<(), seccompiler::Error> {
+    // The last one no longer allows that filters are installed.
+    for program in [absent()?, fatal()?, allowed(paths)?] {
+        apply_filter_all_threads(&program)?;
+    }
+    Ok(())
+}
+
+fn absent() -> Result<BpfProgram, seccompiler::Error> {
+    compile(
+        &refused_with(Errno::NOSYS),
+        &json!("allow"),
+        &rules(&[ABSENT]),
+    )
+}
+
+fn fatal() -> Result<BpfProgram, seccompiler::Error> {
+    let fatal = rules(&[FATAL, FATAL_HERE]);
+    compile(&json!("kill_process"), &json!("allow"), &fatal)
+}
+
+fn allowed(paths: Paths) -> Result<BpfProgram, seccompiler::Error> {
+    // A call that another filter answers with `ENOSYS` must not get `EPERM` here.
+    let mut allowed = rules(&[ALLOWED, ALLOWED_HERE, ABSENT]);
     allowed.extend(conditional());
-    let allowed = compile("allow", json!({ "errno": EPERM }), &allowed)?;
-    // Of two filters the stricter answer counts; the first must still let the
-    // second be installed.
-    apply_filter_all_threads(&fatal)?;
-    apply_filter_all_threads(&allowed)
+    if paths == Paths::Confined {
+        allowed.extend(rules(&[FONT_SEARCH, FONT_SEARCH_HERE]));
+        allowed.extend(read_only());
+    }
+    compile(&json!("allow"), &refused_with(Errno::PERM), &allowed)
+}
+
+fn refused_with(error: Errno) -> Value {
+    json!({ "errno": error.raw_os_error() })
 }
 
 fn rules(lists: &[&[&str]]) -> Vec<Value> {
@@ -182,25 +229,44 @@ fn rules(lists: &[&[&str]]) -> Vec<Value> {
     names.map(|name| json!({ "syscall": name })).collect()
 }
 
+/// Opening a file to read it, and for nothing else: `O_PATH` would reach files
+/// that landlock does not see being opened.
+fn read_only() -> impl Iterator<Item = Value> {
+    let tmpfile = OFlags::TMPFILE.difference(OFlags::DIRECTORY);
+    let others = OFlags::WRONLY
+        | OFlags::RDWR
+        | OFlags::CREATE
+        | OFlags::TRUNC
+        | OFlags::APPEND
+        | OFlags::PATH
+        | tmpfile;
+    let without = json!({ "masked_eq": others.bits() });
+    let rule = move |(name, index): &(&str, u8)| with(name, *index, &without, 0);
+    OPENING.iter().map(rule)
+}
+
+/// A call that is allowed if one of its arguments fits.
+fn with(name: &str, index: u8, op: &Value, value: u32) -> Value {
+    let condition = json!({ "index": index, "type": "dword", "op": op, "val": value });
+    json!({ "syscall": name, "args": [condition] })
+}
+
 /// Calls that are allowed with some arguments only.
 fn conditional() -> Vec<Value> {
-    let with = |name: &str, index: u8, op: Value, value: u32| {
-        let condition = json!({ "index": index, "type": "dword", "op": op, "val": value });
-        json!({ "syscall": name, "args": [condition] })
-    };
-    let not_executable = |name| with(name, 2, json!({ "masked_eq": PROT_EXEC }), 0);
+    let not_executable = |name| with(name, 2, &json!({ "masked_eq": PROT_EXEC }), 0);
+    let equal = json!("eq");
     vec![
         not_executable("mmap"),
         not_executable("mprotect"),
-        with("prctl", 0, json!("eq"), PR_SET_VMA),
+        with("prctl", 0, &equal, PR_SET_VMA),
         // `abort` sends a signal to its own thread.
-        with("tgkill", 0, json!("eq"), std::process::id()),
+        with("tgkill", 0, &equal, std::process::id()),
     ]
 }
 
 fn compile(
-    on_match: &str,
-    otherwise: impl serde::Serialize,
+    on_match: &Value,
+    otherwise: &Value,
     rules: &[Value],
 ) -> Result<BpfProgram, seccompiler::Error> {
     const NAME: &str = "worker";
@@ -217,12 +283,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_filters_compile_and_no_call_is_in_both() {
-        compile("kill_process", "allow", &rules(&[FATAL, FATAL_HERE])).unwrap();
-        let mut allowed = rules(&[ALLOWED, ALLOWED_HERE]);
-        allowed.extend(conditional());
-        compile("allow", json!({ "errno": EPERM }), &allowed).unwrap();
-        let mut names: Vec<_> = [ALLOWED, ALLOWED_HERE, FATAL, FATAL_HERE].concat();
+    fn all_filters_compile_and_no_call_is_in_two_lists() {
+        absent().unwrap();
+        fatal().unwrap();
+        allowed(Paths::Confined).unwrap();
+        allowed(Paths::Refused).unwrap();
+        let opening: Vec<&str> = OPENING.iter().map(|(name, _)| *name).collect();
+        let mut names: Vec<_> = [
+            ALLOWED,
+            ALLOWED_HERE,
+            FONT_SEARCH,
+            FONT_SEARCH_HERE,
+            &opening[..],
+            ABSENT,
+            FATAL,
+            FATAL_HERE,
+        ]
+        .concat();
         let n_names = names.len();
         names.sort_unstable();
         names.dedup();

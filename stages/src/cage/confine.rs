@@ -2,20 +2,25 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, LandlockStatus, RestrictionStatus,
     Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
     path_beneath_rules,
 };
+use pagemill_pipeline::Resources;
+use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, setrlimit};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
-use super::calls;
+use super::calls::{self, Paths};
 use super::protocol::ChannelError;
 
 /// Where fonts are that a document may name without bringing them.
-const FONT_FOLDERS: [&str; 3] = [
+pub(super) const FONT_FOLDERS: [&str; 3] = [
     "/usr/share/fonts",
     "/usr/local/share/fonts",
     "/usr/share/X11/fonts",
@@ -42,6 +47,8 @@ pub enum Isolation {
 pub struct Protections {
     /// Whether memory, time, files and processes are limited.
     pub limits: bool,
+    /// Whether it holds no capabilities, also where the program runs as root.
+    pub no_capabilities: bool,
     /// Version of landlock's interface; none where the kernel does not have it.
     pub landlock: Option<u32>,
     /// Whether landlock keeps the network away too, on top of the filter.
@@ -53,7 +60,7 @@ pub struct Protections {
 impl Protections {
     /// Whether nothing is missing that the cage is made of.
     pub fn are_complete(&self) -> bool {
-        self.limits && self.landlock.is_some() && self.seccomp
+        self.limits && self.no_capabilities && self.landlock.is_some() && self.seccomp
     }
 }
 
@@ -63,9 +70,13 @@ impl fmt::Display for Protections {
             return f.write_str("none: documents are parsed in the program itself");
         }
         f.write_str("processes with limits")?;
-        match self.landlock {
-            Some(version) => write!(f, ", no files but fonts (landlock {version}")?,
-            None => write!(f, ", files of the user (no landlock")?,
+        if self.no_capabilities {
+            f.write_str(" and no capabilities")?;
+        }
+        match (self.landlock, self.seccomp) {
+            (Some(version), _) => write!(f, ", no files but fonts (landlock {version}")?,
+            (None, true) => f.write_str(", no files, not even fonts (no landlock")?,
+            (None, false) => f.write_str(", files of the user (no landlock")?,
         }
         let network = if self.landlock_network {
             ", network too)"
@@ -78,6 +89,36 @@ impl fmt::Display for Protections {
         } else {
             ", any system call (no seccomp)"
         })
+    }
+}
+
+/// Warns of what this kernel lacks, once for all its clones: a run starts a
+/// worker for each instance of a stage, and again after each one that died.
+#[derive(Debug, Clone, Default)]
+pub struct ProtectionWarning {
+    is_given: Arc<AtomicBool>,
+}
+
+impl ProtectionWarning {
+    /// The one that the nodes of a run share.
+    pub fn of_run(resources: &Resources) -> Self {
+        Self::clone(&resources.get_or_insert("sandbox", Self::default))
+    }
+
+    /// One that is not given again.
+    pub fn given() -> Self {
+        Self {
+            is_given: Arc::new(AtomicBool::new(true)),
+        }
+    }
+
+    /// Warns if something is missing and nobody has warned yet.
+    pub fn warn_of_missing(&self, protections: Protections) {
+        if protections.are_complete() || self.is_given.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let hint = "docs/security.md lists what each Linux version adds";
+        tracing::warn!(%protections, hint, "this kernel lacks a part of the sandbox");
     }
 }
 
@@ -107,6 +148,7 @@ pub fn confine(isolation: Isolation, allowance: Allowance) -> Result<Protections
     limit(allowance)?;
     let mut protections = Protections {
         limits: true,
+        no_capabilities: drop_capabilities(),
         ..Protections::default()
     };
     if isolation == Isolation::Cage {
@@ -123,9 +165,39 @@ pub fn confine(isolation: Isolation, allowance: Allowance) -> Result<Protections
             }
         }
         // Last: what is above takes calls that it forbids.
-        protections.seccomp = calls::restrict().is_ok();
+        let paths = match protections.landlock {
+            Some(_) => Paths::Confined,
+            None => Paths::Refused,
+        };
+        protections.seccomp = calls::restrict(paths).is_ok();
     }
     Ok(protections)
+}
+
+/// Empties every set of capabilities; whether the process holds none now.
+///
+/// Removing one from the bounding set is itself a privilege. A process without
+/// it cannot gain capabilities either: it has no new privileges, and programs
+/// are not started.
+fn drop_capabilities() -> bool {
+    for number in 0..u64::BITS {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        match rustix::thread::remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
+            // `INVAL`: the kernel has no further ones.
+            Err(Errno::INVAL | Errno::PERM) => break,
+            Err(_) => return false,
+        }
+    }
+    // Absent before Linux 4.3; what is not permitted cannot be ambient.
+    let _ = rustix::thread::clear_ambient_capability_set();
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, none).is_ok()
+        && rustix::thread::capabilities(None).is_ok_and(|held| held == none)
 }
 
 fn limit(allowance: Allowance) -> Result<(), ChannelError> {

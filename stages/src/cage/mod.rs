@@ -24,6 +24,7 @@ mod start;
 pub(crate) mod testing;
 pub(crate) mod worker;
 
+pub(crate) use confine::ProtectionWarning;
 pub use confine::{Isolation, Protections};
 pub use failure::Failure;
 pub(crate) use failure::tidy;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::child::ChildProcess;
-use super::confine::{Isolation, Protections};
+use super::confine::{Isolation, ProtectionWarning, Protections};
 use super::failure::{Failure, tidy};
 use super::limits::DocumentLimits;
 use super::protocol::{
@@ -50,6 +50,8 @@ pub struct ProcessSettings {
     pub limits: DocumentLimits,
     /// Memory for anything but what the limits are about.
     pub overhead_mb: u32,
+    /// Warns where this kernel lacks a part of the sandbox.
+    pub warning: ProtectionWarning,
 }
 
 /// What holds the workers of this program on this machine: one is started, and
@@ -67,6 +69,8 @@ pub fn protections(worker: &WorkerCommand) -> Result<Protections, StartError> {
         words: false,
         limits: DocumentLimits::default(),
         overhead_mb: 0,
+        // The caller reports what is missing.
+        warning: ProtectionWarning::given(),
     };
     Ok(WorkerProcess::start(&settings)?.protections)
 }
@@ -137,6 +141,9 @@ impl WorkerProcess {
             is_dead: false,
         };
         process.hand_over().map_err(StartError::NotReady)?;
+        if settings.isolation == Isolation::Cage {
+            settings.warning.warn_of_missing(process.protections);
+        }
         Ok(process)
     }
 
@@ -164,11 +171,6 @@ impl WorkerProcess {
             child.set_base();
         }
         Ok(())
-    }
-
-    /// What holds the worker.
-    pub fn protections(&self) -> Protections {
-        self.protections
     }
 
     /// Whether the worker has done so much that its processor time may not

@@ -1,18 +1,21 @@
-//! Memory that the parent and a worker share.
+//! Shares memory between the parent and a worker.
 //!
-//! A document goes to the worker in a memfd that nobody can write any more; a
-//! page comes back in one whose size is fixed. The parent never maps either: it
-//! writes and reads them as files, so nothing that a worker does to the memory
-//! (another thread, a truncation) can reach the parent as undefined behaviour
-//! or SIGBUS.
+//! A document goes to the worker in a memfd that nobody can write any more:
+//! both map it once it is sealed, and neither copies it. A page comes back in a
+//! memfd whose size is fixed and whose bytes the worker may change at any time.
+//! The parent never maps that one: it reads it as a file, so nothing that a
+//! worker does to the memory can reach the parent as undefined behaviour or
+//! SIGBUS.
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
-use memmap2::{Mmap, MmapMut};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+use memmap2::{Mmap, MmapMut, MmapOptions};
+use pagemill_pipeline::DocumentBytes;
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create};
 
 /// Seals of a document: its bytes never change again.
 const DOCUMENT_SEALS: SealFlags = SealFlags::SHRINK
@@ -25,19 +28,34 @@ const PAGE_SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)
     .union(SealFlags::SEAL);
 
-/// A document's bytes in sealed memory, ready to be sent to a worker.
+/// A document's bytes in sealed memory: this program reads its own mapping, and
+/// a worker gets the file.
 #[derive(Debug)]
 pub struct SealedDocument {
     file: File,
+    mapping: Mmap,
 }
 
 impl SealedDocument {
     /// Copies `bytes` into memory of its own and seals it.
     pub fn new(bytes: &[u8]) -> io::Result<Self> {
-        let mut file = File::from(create("pagemill-document")?);
-        file.write_all(bytes)?;
-        fcntl_add_seals(&file, DOCUMENT_SEALS)?;
-        Ok(Self { file })
+        let mut document = DocumentWriter::new()?;
+        document.write_all(bytes)?;
+        document.seal()
+    }
+
+    /// The sealed memory that a document lies in, or a copy where it lies elsewhere.
+    pub fn of(document: &DocumentBytes) -> io::Result<Arc<Self>> {
+        match document.memory() {
+            Some(sealed) => Ok(sealed),
+            None => Self::new(document).map(Arc::new),
+        }
+    }
+}
+
+impl AsRef<[u8]> for SealedDocument {
+    fn as_ref(&self) -> &[u8] {
+        &self.mapping
     }
 }
 
@@ -47,13 +65,53 @@ impl AsFd for SealedDocument {
     }
 }
 
-/// The worker's view of a document.
-pub fn map_document(file: &OwnedFd) -> io::Result<Mmap> {
+/// A document whose bytes are still being written.
+#[derive(Debug)]
+pub struct DocumentWriter {
+    file: File,
+}
+
+impl DocumentWriter {
+    /// An empty document.
+    pub fn new() -> io::Result<Self> {
+        let file = File::from(create("pagemill-document")?);
+        Ok(Self { file })
+    }
+
+    /// The document as it is now, and for good.
+    pub fn seal(self) -> io::Result<SealedDocument> {
+        fcntl_add_seals(&self.file, DOCUMENT_SEALS)?;
+        let mapping = map_document(&self.file)?;
+        let file = self.file;
+        Ok(SealedDocument { file, mapping })
+    }
+}
+
+impl Write for DocumentWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Maps a sealed document.
+///
+/// # Errors
+/// Memory that is not sealed, or too much of it.
+pub fn map_document(file: &(impl AsFd + AsRawFd)) -> io::Result<Mmap> {
     require_seals(file, DOCUMENT_SEALS)?;
+    // By `fstat`: other calls for the size take a path, which a worker may not.
+    let n_bytes = usize::try_from(fstat(file)?.st_size).map_err(io::Error::other)?;
     // SAFETY: the file is a memfd (only those carry seals) whose seals, checked
     // above and impossible to remove, forbid every later change of its bytes
     // and of its size, by whatever process.
-    unsafe { Mmap::map(file) }
+    //
+    // The mapping is private because kernels before 6.7 refuse a shared one of
+    // a file that is sealed against writing. Nobody writes, so no page is copied.
+    unsafe { MmapOptions::new().len(n_bytes).map_copy_read_only(file) }
 }
 
 /// The parent's end of the memory into which a worker renders pages.
@@ -106,7 +164,7 @@ fn create(name: &str) -> io::Result<OwnedFd> {
     )?)
 }
 
-fn require_seals(file: &OwnedFd, seals: SealFlags) -> io::Result<()> {
+fn require_seals(file: impl AsFd, seals: SealFlags) -> io::Result<()> {
     if fcntl_get_seals(file)?.contains(seals) {
         return Ok(());
     }
@@ -125,8 +183,23 @@ mod tests {
         let document = SealedDocument::new(b"%PDF-1.7").unwrap();
         let file = document.as_fd().try_clone_to_owned().unwrap();
         assert_eq!(&map_document(&file).unwrap()[..], b"%PDF-1.7");
+        assert_eq!(document.as_ref(), b"%PDF-1.7");
         assert!(document.file.write_all_at(b"x", 0).is_err());
         assert!(document.file.set_len(0).is_err());
+        assert_eq!(SealedDocument::new(b"").unwrap().as_ref(), b"");
+    }
+
+    #[test]
+    fn a_document_that_lies_in_sealed_memory_is_not_copied() {
+        let sealed = Arc::new(SealedDocument::new(b"%PDF-1.7").unwrap());
+        let document = DocumentBytes::in_memory(Arc::clone(&sealed));
+        assert_eq!(document.as_ptr(), sealed.as_ref().as_ref().as_ptr());
+        assert!(Arc::ptr_eq(
+            &SealedDocument::of(&document).unwrap(),
+            &sealed
+        ));
+        let copied = SealedDocument::of(&b"%PDF-1.7".to_vec().into()).unwrap();
+        assert_eq!((*copied).as_ref(), b"%PDF-1.7");
     }
 
     #[test]

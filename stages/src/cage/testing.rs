@@ -1,11 +1,14 @@
 //! For tests: a worker that is this test executable, and commits misdeeds.
 
+use std::ffi::OsString;
 use std::net::UdpSocket;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::confine::Isolation;
+use super::confine::{FONT_FOLDERS, Isolation, ProtectionWarning};
 use super::limits::DocumentLimits;
 use super::process::ProcessSettings;
 use super::protocol::Reader;
@@ -15,6 +18,15 @@ use super::worker;
 /// Set in a worker's environment; its value is the misdeed to commit, such as
 /// `abort pdfium 1`, or empty.
 const MISDEED: &str = "PAGEMILL_TEST_WORKER";
+
+/// Set in the environment of a worker that is to find no landlock.
+const WITHOUT_LANDLOCK: &str = "PAGEMILL_TEST_WITHOUT_LANDLOCK";
+
+/// Set in a worker's environment to a file that only root can look up.
+pub const HIDDEN_FILE: &str = "PAGEMILL_TEST_HIDDEN_FILE";
+
+/// A file that every user may read.
+pub const PUBLIC_FILE: &str = "/etc/passwd";
 
 /// Exit code of a worker that got away with it.
 pub const SUCCEEDED: i32 = 77;
@@ -46,7 +58,27 @@ pub fn settings(misdeed: &str) -> ProcessSettings {
             ..DocumentLimits::default()
         },
         overhead_mb: 0,
+        warning: ProtectionWarning::default(),
     }
+}
+
+/// Has a worker run as on a kernel that was built without landlock.
+pub fn without_landlock(mut worker: WorkerCommand) -> WorkerCommand {
+    let variable = (WITHOUT_LANDLOCK.into(), OsString::from("1"));
+    worker.environment.push(variable);
+    worker
+}
+
+/// Lets this process find no landlock: its call is answered as if unknown.
+fn hide_landlock() {
+    let filter = serde_json::json!({ "hidden": {
+        "match_action": { "errno": rustix::io::Errno::NOSYS.raw_os_error() },
+        "mismatch_action": "allow",
+        "filter": [{ "syscall": "landlock_create_ruleset" }],
+    }});
+    let here = std::env::consts::ARCH.try_into().unwrap();
+    let programs = seccompiler::compile_from_json(filter.to_string().as_bytes(), here).unwrap();
+    seccompiler::apply_filter_all_threads(&programs["hidden"]).unwrap();
 }
 
 #[test]
@@ -54,6 +86,9 @@ fn worker_entry() {
     let Ok(misdeed) = std::env::var(MISDEED) else {
         return;
     };
+    if std::env::var_os(WITHOUT_LANDLOCK).is_some() {
+        hide_landlock();
+    }
     worker::run(&mut |reader, index| commit(&misdeed, reader, index));
 }
 
@@ -85,8 +120,13 @@ fn commit(misdeed: &str, reader: &Reader, index: u32) {
 /// refused, and goes on to render the page.
 fn break_out(deed: &str) {
     let succeeded = match deed {
-        "read" => std::fs::read("/etc/passwd").is_ok(),
+        "read" => std::fs::read(PUBLIC_FILE).is_ok(),
         "list" => std::fs::read_dir("/").is_ok(),
+        "fonts" => std::fs::read_dir(FONT_FOLDERS[0]).is_ok(),
+        "look_up" => is_found(PUBLIC_FILE.as_ref()),
+        "look_up_hidden" => std::env::var_os(HIDDEN_FILE).is_some_and(|path| is_found(&path)),
+        "read_link" => rustix::fs::readlink("/proc/self", Vec::new()).is_ok(),
+        deed if deed.starts_with("open_") => opens(&deed["open_".len()..]),
         "write" => std::fs::write("/tmp/pagemill-broke-out", "x").is_ok(),
         "memory" => {
             use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
@@ -144,6 +184,37 @@ fn break_out(deed: &str) {
     }
 }
 
+/// Whether there is something at `path`, by any of the calls that find it out.
+pub fn is_found(path: &std::ffi::OsStr) -> bool {
+    use rustix::fs::{Access, AtFlags, CWD, StatxFlags, access, stat, statx};
+    let statx = || statx(CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS).is_ok();
+    stat(path).is_ok() || statx() || access(path, Access::EXISTS).is_ok()
+}
+
+/// Whether the filter lets a file be opened for more than reading. Landlock
+/// refuses it with another error, after the filter.
+fn opens(flags: &str) -> bool {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, open, openat2};
+    use rustix::io::Errno;
+    let (path, flags) = match flags {
+        "write" => ("/dev/null", OFlags::WRONLY),
+        "update" => ("/dev/null", OFlags::RDWR),
+        "create" => ("/dev/null", OFlags::CREATE),
+        "truncate" => ("/dev/null", OFlags::TRUNC),
+        "append" => ("/dev/null", OFlags::APPEND),
+        "path" => ("/dev/null", OFlags::PATH),
+        "temporary" => ("/tmp", OFlags::TMPFILE | OFlags::RDWR),
+        "by_pointer" => {
+            let (mode, resolve) = (Mode::empty(), ResolveFlags::empty());
+            let opened = openat2(CWD, "/dev/null", OFlags::RDONLY, mode, resolve);
+            // Missing rather than forbidden, so that libraries use `openat`.
+            return opened.err() != Some(Errno::NOSYS);
+        }
+        other => panic!("no misdeed is called `open_{other}`"),
+    };
+    open(path, flags, Mode::RUSR).err() != Some(Errno::PERM)
+}
+
 /// Makes a system call that the libraries at hand have no function for.
 #[cfg(target_arch = "x86_64")]
 fn raw(call: &str) -> bool {
@@ -182,4 +253,33 @@ fn raw(call: &str) -> bool {
 #[cfg(not(target_arch = "x86_64"))]
 fn raw(_call: &str) -> bool {
     false
+}
+
+/// Counts the warnings that this thread logs while `work` runs.
+pub fn count_warnings(work: impl FnOnce()) -> usize {
+    let n_warnings = Arc::new(AtomicUsize::new(0));
+    let counter = WarningCounter(Arc::clone(&n_warnings));
+    tracing::subscriber::with_default(counter, work);
+    n_warnings.load(Ordering::Relaxed)
+}
+
+struct WarningCounter(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for WarningCounter {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
 }

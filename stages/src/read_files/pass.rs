@@ -7,6 +7,7 @@ use futures::stream::{self, StreamExt};
 use pagemill_pipeline::{FeedAgain, ItemError, Provenance, Prune, SourceOutlet, StageError};
 
 use super::listing::{Found, Listed, Listing, Observed, is_at_or_below};
+use super::read_ahead::{ReadAhead, Reserved};
 use super::reading::{ReadFile, Reader, gone};
 use super::state::COARSE_TICK;
 use super::{READ_AHEAD, blocking};
@@ -19,11 +20,18 @@ const CHUNK: usize = 1000;
 pub(super) struct Pass {
     pub(super) listing: Arc<Listing>,
     pub(super) reader: Reader,
+    pub(super) read_ahead: ReadAhead,
     pub(super) outlet: SourceOutlet,
 }
 
-/// What became of one file: its URI, and the document or why there is none.
-type Outcome = (String, Result<ReadFile, ItemError>);
+/// What became of one file.
+struct Outcome {
+    uri: String,
+    /// The document, or why there is none.
+    file: Result<ReadFile, ItemError>,
+    /// The room that it takes until it is sent.
+    _reserved: Reserved,
+}
 
 /// Documents of earlier runs that a listing lacks.
 #[derive(Default)]
@@ -138,8 +146,16 @@ impl Pass {
 
     /// Reads and sends; `false` if the run is asked to stop meanwhile.
     async fn send_all(&self, found: Vec<Found>) -> Result<bool, StageError> {
-        let documents = stream::iter(found).map(|found| self.read(found));
-        let mut documents = documents.buffered(READ_AHEAD);
+        // One after the other, in the order in which they are sent.
+        let reserved = stream::iter(found).then(|found| {
+            let pass = self.clone();
+            async move { pass.reserve(found).await }
+        });
+        let documents = reserved.map(|reserved| async {
+            let (found, reserved) = reserved?;
+            self.read(found, reserved).await
+        });
+        let mut documents = Box::pin(documents.buffered(READ_AHEAD));
         loop {
             match self.unless_draining(documents.next()).await {
                 None => return Ok(false),
@@ -149,15 +165,30 @@ impl Pass {
         }
     }
 
-    async fn read(&self, found: Found) -> Result<Outcome, StageError> {
+    async fn reserve(&self, found: Found) -> Result<(Found, Reserved), StageError> {
+        let n_bytes = found.file.as_ref().map_or(0, |seen| seen.state.n_bytes());
+        let reserved = self.read_ahead.reserve(n_bytes, self.outlet.room()).await?;
+        Ok((found, reserved))
+    }
+
+    async fn read(&self, found: Found, reserved: Reserved) -> Result<Outcome, StageError> {
         let file = match found.file {
             Ok(_) => self.reader.read(found.path).await?,
             Err(error) => Err(error),
         };
-        Ok((found.uri, file))
+        Ok(Outcome {
+            uri: found.uri,
+            file,
+            _reserved: reserved,
+        })
     }
 
-    async fn send(&self, (uri, file): Outcome) -> Result<(), StageError> {
+    async fn send(&self, outcome: Outcome) -> Result<(), StageError> {
+        let Outcome {
+            uri,
+            file,
+            _reserved,
+        } = outcome;
         let read = file.and_then(|file| {
             let state = file.lasting_state(COARSE_TICK).map(|it| it.to_string());
             let item = self.reader.document(&uri, file.bytes, file.hash)?;

@@ -1,14 +1,16 @@
 //! Reading one file whole, and as it is at one moment.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use pagemill_pipeline::{ContentHash, Field, Item, ItemError, Origin, StageError, Value};
+use pagemill_pipeline::{
+    ContentHash, DocumentBytes, Field, Item, ItemError, Origin, StageError, Value,
+};
 
+use super::content;
 use super::state::{Clock, FileState};
 use crate::media::{self, Content};
 
@@ -33,7 +35,7 @@ pub(crate) struct Reader {
 /// A file as it was at one moment.
 #[derive(Debug)]
 pub(crate) struct ReadFile {
-    pub(crate) bytes: Vec<u8>,
+    pub(crate) bytes: DocumentBytes,
     pub(crate) hash: ContentHash,
     pub(crate) state: FileState,
     /// When reading began.
@@ -115,25 +117,21 @@ impl Reader {
                 "raise `max_file_bytes` if there is memory for it",
             );
         }
-        let mut bytes = Vec::new();
-        let n_expected = usize::try_from(n_bytes).unwrap_or(usize::MAX);
-        if bytes.try_reserve_exact(n_expected).is_err() {
-            let reason = format!("there is no memory for its {n_expected} bytes");
-            return failed(reason, "lower `max_file_bytes`");
-        }
-        // One byte more than it should have: a file that grows is found out, and
-        // never read without end.
-        file.by_ref()
-            .take(n_bytes.saturating_add(1))
-            .read_to_end(&mut bytes)?;
+        let (bytes, hash) = match content::read(&mut file, n_bytes) {
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                let reason = format!("there is no memory for its {n_bytes} bytes");
+                return failed(reason, "lower `max_file_bytes`");
+            }
+            read => read?,
+        };
         // By path: a file that was replaced keeps its old self behind `file`.
         let after = FileState::of(&std::fs::metadata(path)?);
         if bytes.len() as u64 != n_bytes || after != before {
             return Ok(Attempt::Changed);
         }
         Ok(Attempt::Read(ReadFile {
-            hash: ContentHash::of(&bytes),
             bytes,
+            hash,
             state: before,
             at,
         }))
@@ -143,9 +141,10 @@ impl Reader {
     pub(crate) fn document(
         self,
         uri: &str,
-        bytes: Vec<u8>,
+        bytes: impl Into<DocumentBytes>,
         hash: ContentHash,
     ) -> Result<Item, ItemError> {
+        let bytes = bytes.into();
         let unsupported = |what: &str| {
             let reason = format!("its content is {what}, not a PDF, PNG, JPEG, TIFF or WebP");
             Err(ItemError::new("read", reason).hint(self.leave_out))
@@ -161,7 +160,7 @@ impl Reader {
         };
         let origin = Origin::hashed(uri, media_type, hash, bytes.len() as u64);
         let item = Item::new(Arc::new(origin));
-        Ok(item.with(Field::DOCUMENT.name, Value::Document(Bytes::from(bytes))))
+        Ok(item.with(Field::DOCUMENT.name, Value::Document(bytes)))
     }
 }
 

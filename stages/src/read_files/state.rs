@@ -30,6 +30,11 @@ pub(crate) struct FileState {
 }
 
 impl FileState {
+    /// Size of the file.
+    pub(crate) fn n_bytes(&self) -> u64 {
+        self.n_bytes
+    }
+
     #[cfg(unix)]
     pub(crate) fn of(metadata: &Metadata) -> Self {
         use std::os::unix::fs::MetadataExt;

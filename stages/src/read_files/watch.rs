@@ -216,6 +216,12 @@ fn is_done(pass: &Pass, job: &Job) -> Result<bool, StageError> {
 
 async fn read(pass: &Pass, job: &Job, seen: Seen) -> Result<bool, StageError> {
     let (reader, path) = (pass.reader, job.path.clone());
+    let reserved = pass
+        .read_ahead
+        .reserve(seen.state.n_bytes(), pass.outlet.room());
+    let Some(_reserved) = pass.unless_draining(reserved).await.transpose()? else {
+        return Ok(false);
+    };
     let attempt = blocking(move || reader.attempt(&path, Some(seen.state)));
     let file = match pass.unless_draining(attempt).await.transpose()? {
         None | Some(Attempt::Changed | Attempt::Gone) => return Ok(false),

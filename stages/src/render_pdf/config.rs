@@ -13,7 +13,7 @@ use super::document::DocumentRenderer;
 use super::renderer::page_buffer_bytes;
 use super::{MAX_IDLE_BUFFERS, RenderPdf};
 use crate::cage::process::ProcessSettings;
-use crate::cage::{DocumentLimits, Isolation, WorkerCommand};
+use crate::cage::{DocumentLimits, Isolation, ProtectionWarning, WorkerCommand};
 
 /// Title of the document, where it has one.
 pub(super) const TITLE: Field = Field::new("title", FieldType::Text);
@@ -195,6 +195,7 @@ impl StageConfig for RenderPdfConfig {
             words: self.words,
             limits: self.limits,
             overhead_mb: 0,
+            warning: ProtectionWarning::of_run(resources),
         };
         let document_limit = Duration::from_secs(self.limits.document_s.into());
         let passwords = self.passwords.clone();

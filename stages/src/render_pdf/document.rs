@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use pagemill_pipeline::DocumentBytes;
+
 use super::budget::BudgetShare;
 use super::config::RendererChoice;
 use super::error::{Attempts, RenderError};
 use super::pages::{DocumentPages, ReadableDocument};
+use crate::cage::Failure;
 use crate::cage::process::{ProcessSettings, WorkerProcess};
 use crate::cage::protocol::{Metadata, Reader, Renderer};
 use crate::cage::shared::SealedDocument;
-use crate::cage::{Failure, Isolation};
 
 /// Reading metadata costs as much as the file is long when its tables are
 /// damaged; beyond this size it is not worth it.
@@ -52,12 +54,7 @@ impl DocumentRenderer {
     /// # Errors
     /// No process can be started, or pdfium is asked for and missing.
     pub fn start(&mut self) -> Result<(), RenderError> {
-        let isolation = self.settings.isolation;
         let process = self.process()?;
-        let protections = process.protections();
-        if isolation == Isolation::Cage && !protections.are_complete() {
-            tracing::warn!(%protections, "this kernel lacks a part of the cage");
-        }
         let Some(reason) = process.pdfium_error().map(str::to_owned) else {
             return Ok(());
         };
@@ -84,7 +81,7 @@ impl DocumentRenderer {
     /// None can, or no process can be started ([`RenderError::is_fatal`]).
     pub fn open(
         &mut self,
-        bytes: &[u8],
+        bytes: &DocumentBytes,
         first_pages: u32,
     ) -> Result<DocumentPages<'_>, RenderError> {
         let memory_mb = self.settings.limits.memory_mb;
@@ -96,7 +93,7 @@ impl DocumentRenderer {
         }
         let work = self.share.begin_work();
         self.start()?;
-        let document = SealedDocument::new(bytes).map_err(RenderError::Memory)?;
+        let document = SealedDocument::of(bytes).map_err(RenderError::Memory)?;
         let renderers: &[Renderer] = match self.choice {
             RendererChoice::Auto => &[Renderer::Pdfium, Renderer::Hayro],
             RendererChoice::Pdfium => &[Renderer::Pdfium],

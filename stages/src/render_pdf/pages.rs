@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::DerefMut;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::budget::{Loan, Work};
@@ -27,7 +28,7 @@ const QUICK_TO_OPEN: Duration = Duration::from_secs(1);
 /// A document, and what is known to open it.
 #[derive(Debug)]
 pub(super) struct ReadableDocument {
-    pub(super) document: SealedDocument,
+    pub(super) document: Arc<SealedDocument>,
     pub(super) renderer: Renderer,
     pub(super) n_pages: u32,
 }

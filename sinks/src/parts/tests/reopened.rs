@@ -28,7 +28,8 @@ pub(super) async fn the_inventory_is_that_of_the_parts_whatever_became_of_the_ma
     let whole = fs::read_to_string(&manifest).expect("it is there");
     let (first_line, _) = whole.split_once('\n').expect("two parts, two lines");
     let wrong = whole.replace("\"n_rows\":2", "\"n_rows\":7");
-    let stale = wrong.replace("\"size\":", "\"size\":1");
+    let stale = whole.replace("\"n_rows\":2", "\"n_rows\":1");
+    let stale = stale.replace("\"size\":", "\"size\":1");
     for text in [
         "",
         "no JSON\n",
@@ -130,5 +131,40 @@ pub(super) async fn a_file_that_is_no_part_is_named<F: Kind>() {
     assert_eq!(
         error.hint(),
         Some("remove this file and run again: its documents are then made anew")
+    );
+}
+
+/// The fingerprints of the documents that a sink says it holds.
+async fn fingerprints<F: Kind>(folder: &Path) -> BTreeMap<String, String> {
+    match opened::<F>(folder).await.inventory(None).await {
+        Ok(Inventory::Documents(documents)) => {
+            let known = documents.into_iter().map(|d| (d.uri, d.fingerprint));
+            known.collect()
+        }
+        other => panic!("{other:?} is no list"),
+    }
+}
+
+pub(super) async fn a_document_some_rows_of_which_others_deleted_is_made_again<F: Kind>() {
+    let (folder, other) = (folder(), super::folder());
+    let path = folder.path();
+    store::<F>(path, &[("a", "mill", 3), ("b", "mill", 2), ("c", "old", 2)]).await;
+    // Fewer rows of `a`, as many of `b`, and another version of `c`.
+    let fewer = [("a", "mill", 2), ("b", "mill", 2), ("c", "new", 1)];
+    store::<F>(other.path(), &fewer).await;
+    fs::copy(part::<F>(other.path(), 1), part::<F>(path, 1)).unwrap();
+    let known = input().fingerprint;
+    let expected = [("a", ""), ("b", &known), ("c", &known)];
+    let expected = expected.map(|(uri, text)| (uri.to_owned(), text.to_owned()));
+    let expected = BTreeMap::from(expected);
+    assert_eq!(fingerprints::<F>(path).await, expected);
+    // It is noted until the document has been made again.
+    assert_eq!(fingerprints::<F>(path).await, expected);
+    store::<F>(path, &[("a", "mill", 3)]).await;
+    assert!(
+        fingerprints::<F>(path)
+            .await
+            .values()
+            .all(|it| *it == known)
     );
 }

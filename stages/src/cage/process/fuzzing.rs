@@ -24,6 +24,7 @@ pub fn replies(bytes: &[u8]) {
         words: true,
         limits: DocumentLimits::default(),
         overhead_mb: 0,
+        warning: ProtectionWarning::default(),
     };
     let (stream, mut theirs) = UnixStream::pair().expect("two sockets");
     theirs

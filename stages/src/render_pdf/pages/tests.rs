@@ -69,7 +69,9 @@ fn exists(id: u32) -> bool {
 fn the_pages_of_a_large_document_come_in_order_from_two_processes() {
     let (budget, mut first, _second) = two("", 20);
     for _ in 0..2 {
-        let mut document = first.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
+        let mut document = first
+            .open(&numbered_pages(N_PAGES).into(), u32::MAX)
+            .unwrap();
         assert_eq!(document.text(), sound(0)[0]);
         let [Some(own), Some(borrowed)] = document.ids() else {
             panic!("two processes work");
@@ -85,7 +87,9 @@ fn the_pages_of_a_large_document_come_in_order_from_two_processes() {
 #[test]
 fn images_are_the_same_whoever_renders_them() {
     let pixels = |mut instance: DocumentRenderer| -> Vec<Vec<u8>> {
-        let mut document = instance.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
+        let mut document = instance
+            .open(&numbered_pages(N_PAGES).into(), u32::MAX)
+            .unwrap();
         let mut next = || {
             document
                 .next_page()
@@ -101,14 +105,16 @@ fn images_are_the_same_whoever_renders_them() {
 #[test]
 fn no_process_is_borrowed_for_a_few_pages_or_while_all_instances_work() {
     let (budget, mut first, second) = two("", 20);
-    let mut small = first.open(&three_pages(), u32::MAX).unwrap();
+    let mut small = first.open(&three_pages().into(), u32::MAX).unwrap();
     small.text().unwrap();
     assert!(matches!(small.ids(), [Some(_), None]));
     drop(small);
-    let mut first_pages = first.open(&numbered_pages(N_PAGES), 3).unwrap();
+    let mut first_pages = first.open(&numbered_pages(N_PAGES).into(), 3).unwrap();
     assert_eq!(first_pages.texts().len(), 3);
     let _work = second.begin_work();
-    let mut large = first.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
+    let mut large = first
+        .open(&numbered_pages(N_PAGES).into(), u32::MAX)
+        .unwrap();
     large.text().unwrap();
     assert!(matches!(large.ids(), [Some(_), None]) && budget.n_lent() == 0);
 }
@@ -116,7 +122,9 @@ fn no_process_is_borrowed_for_a_few_pages_or_while_all_instances_work() {
 #[test]
 fn a_process_is_given_back_when_another_instance_gets_a_document() {
     let (budget, mut first, second) = two("", 20);
-    let mut document = first.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
+    let mut document = first
+        .open(&numbered_pages(N_PAGES).into(), u32::MAX)
+        .unwrap();
     let mut texts = vec![document.text(), document.text()];
     let borrowed = document.ids()[1].unwrap();
     let work = second.begin_work();
@@ -140,7 +148,9 @@ fn a_page_that_brings_a_borrowed_process_down_is_handled_like_any_other() {
         ("hang any 5", "took longer than 1 s"),
     ] {
         let (budget, mut first, _second) = two(misdeed, 1);
-        let mut document = first.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
+        let mut document = first
+            .open(&numbered_pages(N_PAGES).into(), u32::MAX)
+            .unwrap();
         let mut texts: Vec<_> = (0..5).map(|_| document.text()).collect();
         let [own, Some(borrowed)] = document.ids() else {
             panic!("two processes work");
@@ -165,7 +175,9 @@ fn a_page_that_brings_a_borrowed_process_down_is_handled_like_any_other() {
 fn a_process_that_somebody_kills_loses_no_page() {
     for who in [0, 1] {
         let (_budget, mut first, _second) = two("", 20);
-        let mut document = first.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
+        let mut document = first
+            .open(&numbered_pages(N_PAGES).into(), u32::MAX)
+            .unwrap();
         let mut texts: Vec<_> = (0..3).map(|_| document.text()).collect();
         let id = document.ids()[who].unwrap();
         kill_process(Pid::from_raw(id as i32).unwrap(), Signal::KILL).unwrap();
@@ -181,7 +193,9 @@ fn pages_come_once_and_in_order_though_a_process_is_killed_every_fifty() {
     let n_pages = n_pages.map_or(1000, |n| n.parse().unwrap());
     let (budget, mut first, _second) = two("", 20);
     first.document_limit = Duration::from_hours(1);
-    let mut document = first.open(&numbered_pages(n_pages), u32::MAX).unwrap();
+    let mut document = first
+        .open(&numbered_pages(n_pages).into(), u32::MAX)
+        .unwrap();
     let mut n_killed = 0;
     for page in 0..n_pages {
         if page % 50 == 25 {
@@ -203,7 +217,9 @@ fn pages_come_once_and_in_order_though_a_process_is_killed_every_fifty() {
 #[test]
 fn a_document_that_is_dropped_leaves_no_busy_process() {
     let (budget, mut first, _second) = two("hang any 5", 20);
-    let mut document = first.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
+    let mut document = first
+        .open(&numbered_pages(N_PAGES).into(), u32::MAX)
+        .unwrap();
     for _ in 0..5 {
         document.text().unwrap();
     }
@@ -211,7 +227,7 @@ fn a_document_that_is_dropped_leaves_no_busy_process() {
     drop(document);
     assert!(ids.iter().all(|id| !exists(id.unwrap())));
     assert_eq!(budget.n_lent(), 0);
-    let mut document = first.open(&three_pages(), u32::MAX).unwrap();
+    let mut document = first.open(&three_pages().into(), u32::MAX).unwrap();
     assert_eq!(document.texts().len(), 3);
 }
 
@@ -220,7 +236,9 @@ fn a_page_that_was_ready_in_time_is_fetched_however_late() {
     // Page 0 hangs in the own process and wherever else it is tried; the
     // time of page 1, in the borrowed one, is long over by then.
     let (_budget, mut first, _second) = two("hang any 0", 1);
-    let mut document = first.open(&numbered_pages(N_PAGES), u32::MAX).unwrap();
+    let mut document = first
+        .open(&numbered_pages(N_PAGES).into(), u32::MAX)
+        .unwrap();
     assert!(document.text().is_err());
     assert_eq!(document.texts(), sound(1));
 }
@@ -229,7 +247,7 @@ fn a_page_that_was_ready_in_time_is_fetched_however_late() {
 fn a_document_that_used_up_its_time_is_left_alone() {
     let mut renderer = instance(&ProcessBudget::default(), "", 20);
     renderer.document_limit = Duration::ZERO;
-    let mut document = renderer.open(&three_pages(), u32::MAX).unwrap();
+    let mut document = renderer.open(&three_pages().into(), u32::MAX).unwrap();
     document.text().unwrap();
     assert_eq!(
         document.check_patience().unwrap_err().to_string(),
@@ -249,7 +267,7 @@ fn a_document_whose_pages_fail_one_after_the_other_is_given_up() {
     ]);
     let (_budget, shared, _second) = two("", 20);
     for mut instance in [shared, instance(&ProcessBudget::default(), "", 20)] {
-        let mut document = instance.open(&claim, u32::MAX).unwrap();
+        let mut document = instance.open(&claim.clone().into(), u32::MAX).unwrap();
         let mut n_tried = 0;
         while document.next_page().is_some() && document.check_patience().is_ok() {
             let _ = document.text();
