@@ -151,6 +151,26 @@ pub struct Delivery {
     pub ack: Ack,
 }
 
+impl Delivery {
+    /// Takes those out of `waiting` that can be staged, whole pages at a time; see
+    /// [`Stager`]. Each page is asked about once: it may become whole while its
+    /// items are looked at, and a page must not be staged in part.
+    pub fn take_whole_pages(waiting: &mut Vec<Self>) -> Vec<Self> {
+        let mut is_whole: HashMap<usize, bool> = HashMap::new();
+        let mut can_be_staged = |delivery: &Self| {
+            let ack = &delivery.ack;
+            ack.page().is_some_and(|page| {
+                *is_whole.entry(page).or_insert_with(|| ack.can_be_staged())
+            })
+        };
+        let (whole, rest) = std::mem::take(waiting)
+            .into_iter()
+            .partition(|delivery| can_be_staged(delivery));
+        *waiting = rest;
+        whole
+    }
+}
+
 /// Every item of a document that will ever reach a sink has been passed to it.
 #[derive(Debug)]
 pub struct Ended {

@@ -250,15 +250,14 @@ impl Ack {
     /// Whether all items of this one's page are in their sinks or set aside,
     /// so that the page can be staged; see [`Stager`](crate::Stager). Items of
     /// no page, and those that are staged already, cannot.
-    pub fn can_be_staged(&self) -> bool {
+    pub(crate) fn can_be_staged(&self) -> bool {
         let unit = self.unit.as_ref();
         // In this order: whoever loses an item of the page marks the document before.
         unit.is_some_and(|unit| unit.counts.load(Ordering::SeqCst) < IN_FLIGHT)
             && self.document.has_whole_pages()
     }
 
-    /// Identifies the page of the item, so that all items of a page can be staged
-    /// together: whether a page can be staged may change between two of them.
+    /// Identifies the page that the item was made from, until it is staged.
     pub fn page(&self) -> Option<usize> {
         self.unit.as_ref().map(|unit| Arc::as_ptr(unit).addr())
     }

@@ -146,8 +146,8 @@ pub struct Stager {
 impl Stager {
     /// Notes that the rows of these items of one document are durable and that
     /// `payload` is enough to find them: it comes back through
-    /// [`Sink::adopt`](crate::Sink::adopt). Only items of which
-    /// [`Ack::can_be_staged`] holds, and all of a page together.
+    /// [`Sink::adopt`](crate::Sink::adopt). Only the items that
+    /// [`Delivery::take_whole_pages`](crate::Delivery::take_whole_pages) returned.
     ///
     /// # Errors
     /// A ledger that cannot be written.

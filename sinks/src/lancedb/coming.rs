@@ -1,6 +1,5 @@
 //! Documents on their way into a table: those still coming, and those complete.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use lance::table::format::Fragment;
@@ -82,30 +81,12 @@ impl Rows {
     /// Takes the pages that can be staged. One page stays: its rows tell, once the
     /// document has ended, how many rows the document has.
     fn take_whole_pages(&mut self) -> Vec<Delivery> {
-        // A page is asked about once: it may become whole between two of its items.
-        let mut is_whole: HashMap<usize, bool> = HashMap::new();
-        for delivery in &self.waiting {
-            if let Some(page) = delivery.ack.page() {
-                is_whole
-                    .entry(page)
-                    .or_insert_with(|| delivery.ack.can_be_staged());
-            }
+        let mut whole = Delivery::take_whole_pages(&mut self.waiting);
+        if self.waiting.is_empty() {
+            let last = whole.last().and_then(|delivery| delivery.ack.page());
+            let is_last = |delivery: &mut Delivery| delivery.ack.page() == last;
+            self.waiting = whole.extract_if(.., is_last).collect();
         }
-        let can_be_staged = |delivery: &Delivery, kept: Option<usize>| {
-            let page = delivery.ack.page().filter(|page| Some(*page) != kept);
-            page.is_some_and(|page| is_whole[&page])
-        };
-        let all_whole = self
-            .waiting
-            .iter()
-            .all(|delivery| can_be_staged(delivery, None));
-        let last = self.waiting.last().and_then(|delivery| delivery.ack.page());
-        let kept = last.filter(|_| all_whole);
-        let waiting = std::mem::take(&mut self.waiting);
-        let (whole, rest) = waiting
-            .into_iter()
-            .partition(|delivery| can_be_staged(delivery, kept));
-        self.waiting = rest;
         whole
     }
 

@@ -173,19 +173,11 @@ impl TableSink {
             return Ok(());
         };
         for coming in self.coming.values_mut() {
-            let can_be_staged = |delivery: &Delivery| delivery.ack.can_be_staged();
-            let n_whole = coming
-                .held
-                .iter()
-                .filter(|held| can_be_staged(held))
-                .count();
-            if n_whole < self.stage_every {
+            let whole = Delivery::take_whole_pages(&mut coming.held);
+            if whole.len() < self.stage_every {
+                coming.held.extend(whole);
                 continue;
             }
-            let (whole, held): (Vec<Delivery>, Vec<Delivery>) = mem::take(&mut coming.held)
-                .into_iter()
-                .partition(can_be_staged);
-            coming.held = held;
             let rows: Vec<String> = whole.iter().map(|delivery| row(&delivery.item)).collect();
             let mut acks: Vec<Ack> = whole.into_iter().map(|delivery| delivery.ack).collect();
             self.world.faults.cross("table: before staging")?;
