@@ -19,6 +19,8 @@ mod resuming;
 #[cfg(test)]
 mod secrecy;
 #[cfg(test)]
+mod several_sinks;
+#[cfg(test)]
 mod test_kinds;
 #[cfg(test)]
 mod tests;

@@ -171,6 +171,12 @@ impl Place {
         Ran { ended, world }
     }
 
+    /// Rebuilds the ledger; how many documents it then knows.
+    pub(super) fn rebuild(&self, nodes: &str) -> usize {
+        let pipeline = self.pipeline(nodes, &Arc::new(World::new(&self.tables)));
+        RUNTIME.block_on(pipeline.rebuild_ledger()).expect("it is rebuilt")
+    }
+
     pub(super) fn letters(&self) -> Vec<DeadLetter> {
         let folder = self.folder.path().join("letters");
         crate::read_dead_letters(&folder).expect("readable")

@@ -80,6 +80,9 @@ impl SourceConfig for PapersConfig {
     fn fields(&self) -> Fields {
         Fields::provides([Field::TEXT, Field::new("number", FieldType::Integer)])
     }
+    fn place(&self) -> Option<String> {
+        Some("papers".into())
+    }
     fn build(&self, resources: &Resources) -> Result<Box<dyn Source>, FieldError> {
         Ok(Box::new(Papers {
             config: self.clone(),

@@ -14,7 +14,7 @@ use super::stages::world;
 use super::{World, lock};
 use crate::{
     Ack, Delivery, DocumentId, Ended, FieldError, Inventory, Item, Resources, Sink, SinkConfig,
-    SinkInput, StageError, StagedRows, Stager, StoredDocument,
+    SinkInput, SinkPlace, StageError, StagedRows, Stager, StoredDocument,
 };
 
 /// The tables, by name: what a crash leaves behind. Clones are the same tables.
@@ -43,6 +43,25 @@ impl Table {
     /// Somebody else has committed something.
     pub(crate) fn touch(&mut self) {
         self.version += 1;
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Takes a document out, as somebody else would.
+    pub(crate) fn remove(&mut self, id: DocumentId) {
+        self.documents.remove(&id);
+        self.touch();
+    }
+
+    /// Takes one row of a document out, as somebody else would.
+    pub(crate) fn remove_row(&mut self, id: DocumentId) {
+        if let Some(known) = self.documents.get_mut(&id) {
+            known.rows.pop();
+            known.stored.n_rows -= 1;
+        }
+        self.touch();
     }
 }
 
@@ -103,6 +122,9 @@ pub(super) struct TableConfig {
     /// Cannot say what it holds.
     #[serde(default)]
     is_mute: bool,
+    /// Is identified by its table, whatever its node is called.
+    #[serde(default)]
+    has_place: bool,
 }
 
 fn two() -> usize {
@@ -113,6 +135,12 @@ impl SinkConfig for TableConfig {
     const KIND: &'static str = "table";
     const ABOUT: &'static str = "stores rows";
     const EXAMPLE: &'static str = "table = 't'";
+    fn place(&self, _: &str) -> Option<SinkPlace> {
+        self.has_place.then(|| SinkPlace {
+            identity: format!("table:{}", self.table),
+            setting: "table",
+        })
+    }
     fn build(&self, resources: &Resources) -> Result<Box<dyn Sink>, FieldError> {
         Ok(Box::new(TableSink {
             table: self.table.clone(),
