@@ -35,7 +35,7 @@ pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Whether SQLite has no room for the database, or for the index of its log.
+/// Whether `SQLite` has no room for the database, or for the index of its log.
 fn is_database_full(error: &rusqlite::Error) -> bool {
     let code = error.sqlite_error().map(|error| error.extended_code);
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)

@@ -159,9 +159,8 @@ impl Delivery {
         let mut is_whole: HashMap<usize, bool> = HashMap::new();
         let mut can_be_staged = |delivery: &Self| {
             let ack = &delivery.ack;
-            ack.page().is_some_and(|page| {
-                *is_whole.entry(page).or_insert_with(|| ack.can_be_staged())
-            })
+            ack.page()
+                .is_some_and(|page| *is_whole.entry(page).or_insert_with(|| ack.can_be_staged()))
         };
         let (whole, rest) = std::mem::take(waiting)
             .into_iter()

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use pagemill_pipeline::{
-    DocumentId, FieldError, FieldType, Item, Resources, Sink, SinkConfig, SinkInput, SinkPlace, StageError,
-    StoredDocument, Value, VectorData, Vectors, Word,
+    DocumentId, FieldError, FieldType, Item, Resources, Sink, SinkConfig, SinkInput, SinkPlace,
+    StageError, StoredDocument, Value, VectorData, Vectors, Word,
 };
 use serde::Deserialize;
 use serde::de::Error as _;

@@ -32,7 +32,8 @@ use serde::Deserialize;
 use crate::columns::{self, Columns, Totals};
 use crate::lancedb::Durability;
 use crate::parts::{
-    self, Format, PartConfig, PartError, PartSink, RowHead, Rows, Settings, Tally, list_from_json, list_to_json,
+    self, Format, PartConfig, PartError, PartSink, RowHead, Rows, Settings, Tally, list_from_json,
+    list_to_json,
 };
 use crate::row::{self, CONTENT_HASH, DOCUMENT, DOCUMENT_ID, FINGERPRINT, MadeBy, SOURCE};
 

@@ -210,7 +210,7 @@ impl PipelineBuilder {
                 let hint = "call `into_stream` in place of `build`, and have one output";
                 diagnostics.push(Diagnostic::new(span.clone(), message).hint(hint));
                 let inputs = Vec::new();
-                draft.left_out.push(LeftOut { name, role, inputs });
+                draft.left_out.push(LeftOut { role, name, inputs });
                 continue;
             };
             let is_unknown = draft.ledger.is_some() && content.row_settings.is_none();

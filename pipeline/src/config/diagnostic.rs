@@ -220,7 +220,9 @@ impl ConfigError {
         let shown = self.diagnostics.iter().take(MAX_SHOWN);
         let n_more = self.diagnostics.len() - shown.len();
         let rendered = shown.map(|diagnostic| {
-            let title = level.clone().primary_title(printable_line(&diagnostic.message));
+            let title = level
+                .clone()
+                .primary_title(printable_line(&diagnostic.message));
             let error = match self.sources.find(&diagnostic.span) {
                 None => Group::with_title(title),
                 Some(source) => {

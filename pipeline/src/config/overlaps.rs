@@ -43,7 +43,10 @@ pub(super) fn find(graphs: &[Graph]) -> Vec<Diagnostic> {
 }
 
 fn sinks(graph: &Graph) -> impl Iterator<Item = &GraphNode> {
-    graph.nodes().iter().filter(|node| node.role() == Role::Sink)
+    graph
+        .nodes()
+        .iter()
+        .filter(|node| node.role() == Role::Sink)
 }
 
 /// Where documents come from that both pipelines may bring.

@@ -375,7 +375,10 @@ fn check_places(graph: &Graph, diagnostics: &mut Vec<Diagnostic>) {
         }
     }
     for (place, nodes) in places.into_iter().filter(|(_, nodes)| nodes.len() > 1) {
-        let names: Vec<String> = nodes.iter().map(|(node, _)| format!("`{}`", node.name)).collect();
+        let names: Vec<String> = nodes
+            .iter()
+            .map(|(node, _)| format!("`{}`", node.name))
+            .collect();
         for (node, setting) in nodes {
             let message = format!(
                 "the sinks {} store rows in one place, `{place}`, and would replace each other's",

@@ -339,7 +339,7 @@ impl Graph {
     /// Builds every node.
     pub(crate) fn build(&self, resources: &Resources) -> Result<Pipeline, Vec<Diagnostic>> {
         let (mut nodes, mut diagnostics) = (Vec::new(), Vec::new());
-        let keys = structure::distinct(self, structure::hashes(self, resources));
+        let keys = structure::distinct(self, &structure::hashes(self, resources));
         for (node, key) in self.nodes.iter().zip(keys) {
             match build_work(node, resources) {
                 Ok(work) => nodes.push(Node {

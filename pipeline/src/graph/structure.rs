@@ -69,9 +69,9 @@ fn others(graph: &Graph, place: usize) -> Vec<&str> {
 }
 
 /// The same hashes; those that several nodes share with the nodes' names.
-pub(super) fn distinct(graph: &Graph, hashes: Vec<String>) -> Vec<String> {
+pub(super) fn distinct(graph: &Graph, hashes: &[String]) -> Vec<String> {
     let is_shared = |hash: &String| hashes.iter().filter(|other| *other == hash).count() > 1;
-    let nodes = graph.nodes.iter().zip(&hashes);
+    let nodes = graph.nodes.iter().zip(hashes);
     nodes
         .map(|(node, hash)| {
             if is_shared(hash) {

@@ -35,7 +35,7 @@ impl Resumable {
         let nothing = BTreeSet::new();
         let staged_in = |sink: &usize| self.staged.get(sink).map_or(&nothing, |it| &it.pages);
         let mut sinks = wanted.iter();
-        let first = sinks.next().map(staged_in).unwrap_or(&nothing).clone();
+        let first = sinks.next().map_or(&nothing, staged_in).clone();
         let mut spared = sinks.map(staged_in).fold(first, |mut both, pages| {
             both.retain(|page| pages.contains(page));
             both

@@ -22,7 +22,9 @@ fn sink(name: &str, table: &str, input: &str) -> String {
 }
 
 fn rows(marks: &str) -> Vec<String> {
-    (0..4).flat_map(|number| expected_rows(number, 0, 1, marks)).collect()
+    (0..4)
+        .flat_map(|number| expected_rows(number, 0, 1, marks))
+        .collect()
 }
 
 /// Runs; the documents that pages were made of.
@@ -64,7 +66,9 @@ fn names_and_an_added_sink_make_nothing_again_for_the_others() {
     let version = |table: &str| place.tables.with(table, |table| table.version());
     let before = version("t");
     let renamed = nodes(&sink("other", "t", "b")).replace(".a]", ".b]");
-    let renamed = renamed.replace(".p]", ".q]").replace("input = 'p'", "input = 'q'");
+    let renamed = renamed
+        .replace(".p]", ".q]")
+        .replace("input = 'p'", "input = 'q'");
     assert!(made(&place, &renamed).is_empty());
     // A second sink is filled, and nothing is written to the first one.
     let two = nodes(&(sink("k", "t", "a") + &sink("l", "u", "a")));
@@ -78,7 +82,9 @@ fn a_document_that_one_of_two_sinks_lost_is_made_for_that_one() {
     let place = Place::default();
     let two = nodes(&(sink("k", "t", "a") + &sink("l", "u", "p")));
     made(&place, &two);
-    place.tables.with("u", |table| table.remove(DocumentId::of(&uri(2))));
+    place
+        .tables
+        .with("u", |table| table.remove(DocumentId::of(&uri(2))));
     let version = place.tables.with("t", |table| table.version());
     assert_eq!(made(&place, &two), BTreeSet::from([uri(2)]));
     assert_eq!(place.tables.rows("u"), rows(""));
@@ -91,7 +97,9 @@ fn a_row_that_somebody_removed_is_made_again() {
     let place = Place::default();
     let one = nodes(&sink("k", "t", "a"));
     made(&place, &one);
-    place.tables.with("t", |table| table.remove_row(DocumentId::of(&uri(3))));
+    place
+        .tables
+        .with("t", |table| table.remove_row(DocumentId::of(&uri(3))));
     assert_eq!(made(&place, &one), BTreeSet::from([uri(3)]));
     assert_eq!(place.tables.rows("t"), rows("a"));
 }
@@ -104,9 +112,13 @@ fn the_dead_letters_of_a_sink_that_has_its_rows_stay() {
         ("a", "d003#2") => Act::SetAside,
         _ => Act::Pass,
     };
-    place.run(&two, World::new(&place.tables).with_hook(odd)).report();
+    place
+        .run(&two, World::new(&place.tables).with_hook(odd))
+        .report();
     assert_eq!(place.letters().len(), 1);
-    place.tables.with("u", |table| table.remove(DocumentId::of(&uri(3))));
+    place
+        .tables
+        .with("u", |table| table.remove(DocumentId::of(&uri(3))));
     assert_eq!(made(&place, &two), BTreeSet::from([uri(3)]));
     // `a` does not lead to the sink that lacked it, so its letter still holds.
     assert_eq!(place.letters().len(), 1);
@@ -137,7 +149,10 @@ fn a_garbled_ledger_is_put_aside_and_rebuilt_from_the_tables() {
     let path = place.folder.path().join("ledger/p.db");
     // The log is written into the file when the last connection closes.
     drop(rusqlite::Connection::open(&path).expect("opened"));
-    let mut file = std::fs::File::options().write(true).open(&path).expect("opened");
+    let mut file = std::fs::File::options()
+        .write(true)
+        .open(&path)
+        .expect("opened");
     let n_bytes = file.metadata().expect("there").len();
     for place in (120..n_bytes).step_by(7) {
         file.seek(SeekFrom::Start(place)).expect("within");
@@ -156,7 +171,10 @@ fn two_sinks_in_one_place_are_refused_with_both_places() {
     let error = error.err().expect("refused").to_string();
     let expected = "the sinks `k` and `l` store rows in one place, `table:t`";
     assert_eq!(error.matches(expected).count(), 2, "{error}");
-    assert!(error.contains("x.toml:15:9") && error.contains("x.toml:20:9"), "{error}");
+    assert!(
+        error.contains("x.toml:15:9") && error.contains("x.toml:20:9"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -166,7 +184,8 @@ fn pipelines_that_share_documents_and_a_table_are_warned_of() {
     let warnings = |toml: &str| {
         let file = ConfigFile::parse("x.toml".as_ref(), toml, &[], &registry(), &|_| None);
         let file = file.unwrap_or_else(|error| panic!("{error}"));
-        file.warnings().map(|warnings| warnings.render_warnings(false))
+        file.warnings()
+            .map(|warnings| warnings.render_warnings(false))
     };
     let warned = warnings(&toml).expect("they share both");
     let expected = "warning: the pipelines `p` and `q` both store documents of `papers`";
@@ -184,12 +203,17 @@ fn an_else_depends_on_what_its_siblings_take() {
                 + &sink(otherwise, "v", "a")),
         )
         .replace("else = 'rest'\n", "")
-        .replace(&format!("when = '{when}'"), &format!("when = '{when}'\nelse = '{otherwise}'"));
+        .replace(
+            &format!("when = '{when}'"),
+            &format!("when = '{when}'\nelse = '{otherwise}'"),
+        );
         let file = ConfigFile::parse("x.toml".as_ref(), &toml, &[], &registry(), &|_| None);
         let file = file.unwrap_or_else(|error| panic!("{error}"));
         let keys = file.pipelines()[0].sink_keys(&Resources::default());
         let of = |table: &str| {
-            let mut keys = keys.iter().filter(|key| key.identity == format!("table:{table}"));
+            let mut keys = keys
+                .iter()
+                .filter(|key| key.identity == format!("table:{table}"));
             keys.next().expect("it is there").fingerprint.clone()
         };
         [of("t"), of("u"), of("v")]
@@ -206,13 +230,18 @@ fn rebuilding_counts_on_what_the_ledger_knew_and_forgets_the_marks() {
     let place = Place::default();
     let one = nodes(&sink("k", "t", "a"));
     made(&place, &one);
-    place.tables.with("t", |table| table.remove_row(DocumentId::of(&uri(1))));
+    place
+        .tables
+        .with("t", |table| table.remove_row(DocumentId::of(&uri(1))));
     let rebuilt = place.rebuild(&one);
     assert_eq!(rebuilt, 4);
     let ledger = Ledger::open(&place.folder.path().join("ledger"), "p").expect("opened");
     let documents = ledger.documents().expect("readable");
     let n_whole = documents.iter().filter(|document| {
-        document.stored.values().all(|stored| !stored.fingerprint.is_empty())
+        document
+            .stored
+            .values()
+            .all(|stored| !stored.fingerprint.is_empty())
     });
     assert_eq!(n_whole.count(), 3);
     drop(ledger);

@@ -174,7 +174,9 @@ impl Place {
     /// Rebuilds the ledger; how many documents it then knows.
     pub(super) fn rebuild(&self, nodes: &str) -> usize {
         let pipeline = self.pipeline(nodes, &Arc::new(World::new(&self.tables)));
-        RUNTIME.block_on(pipeline.rebuild_ledger()).expect("it is rebuilt")
+        RUNTIME
+            .block_on(pipeline.rebuild_ledger())
+            .expect("it is rebuilt")
     }
 
     pub(super) fn letters(&self) -> Vec<DeadLetter> {

@@ -30,8 +30,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
 use pagemill_pipeline::{
-    Delivery, DocumentId, Ended, FieldError, Inventory, Item, Sink, SinkInput, SinkPlace, StageError,
-    StoredDocument, clean_absolute,
+    Delivery, DocumentId, Ended, FieldError, Inventory, Item, Sink, SinkInput, SinkPlace,
+    StageError, StoredDocument, clean_absolute,
 };
 use serde::Deserialize;
 
