@@ -12,6 +12,7 @@ mod commands_service;
 mod examples;
 mod generation;
 mod identity;
+mod kill_matrix;
 mod kills;
 mod questions;
 mod support;
