@@ -221,7 +221,9 @@ type Row = (String, String, Option<u32>, Option<u32>, String);
 
 /// Rows of a table, and the paths below its folder that some version names.
 async fn read_table(folder: &Path) -> (Vec<Row>, BTreeSet<String>) {
-    let dataset = Dataset::open(folder.to_str().expect("UTF-8")).await.expect("it opens");
+    let dataset = Dataset::open(folder.to_str().expect("UTF-8"))
+        .await
+        .expect("it opens");
     let mut scanner = dataset.scan();
     let columns = ["pipeline", "document", "text", "page", "part"];
     scanner.project(&columns).expect("the columns are there");
@@ -229,9 +231,17 @@ async fn read_table(folder: &Path) -> (Vec<Row>, BTreeSet<String>) {
     let batches: Vec<_> = batches.try_collect().await.expect("it is read");
     let mut rows = Vec::new();
     for batch in batches {
-        let text = |name: &str| batch.column_by_name(name).expect("projected").as_string::<i32>();
+        let text = |name: &str| {
+            batch
+                .column_by_name(name)
+                .expect("projected")
+                .as_string::<i32>()
+        };
         let number = |name: &str| {
-            batch.column_by_name(name).expect("projected").as_primitive::<UInt32Type>()
+            batch
+                .column_by_name(name)
+                .expect("projected")
+                .as_primitive::<UInt32Type>()
         };
         for row in 0..batch.num_rows() {
             let place = |name: &str| number(name).is_valid(row).then(|| number(name).value(row));
@@ -248,14 +258,23 @@ async fn read_table(folder: &Path) -> (Vec<Row>, BTreeSet<String>) {
     rows.sort();
     let mut named = BTreeSet::new();
     for version in dataset.versions().await.expect("readable") {
-        let dataset = dataset.checkout_version(version.version).await.expect("it is kept");
+        let dataset = dataset
+            .checkout_version(version.version)
+            .await
+            .expect("it is kept");
         let fragments = dataset.manifest().fragments.iter();
         named.extend(fragments.flat_map(|fragment| {
             let files = fragment.files.iter();
-            files.map(|file| format!("data/{}", file.path)).collect::<Vec<_>>()
+            files
+                .map(|file| format!("data/{}", file.path))
+                .collect::<Vec<_>>()
         }));
         let indices = dataset.load_indices().await.expect("readable");
-        named.extend(indices.iter().map(|index| format!("_indices/{}", index.uuid)));
+        named.extend(
+            indices
+                .iter()
+                .map(|index| format!("_indices/{}", index.uuid)),
+        );
     }
     (rows, named)
 }
@@ -264,9 +283,7 @@ async fn read_table(folder: &Path) -> (Vec<Row>, BTreeSet<String>) {
 fn files_of(folder: &Path) -> BTreeSet<String> {
     let names = ["data", "_indices"].into_iter().flat_map(|name| {
         let entries = std::fs::read_dir(folder.join(name)).into_iter().flatten();
-        entries.map(move |entry| {
-            format!("{name}/{}", entry.unwrap().file_name().to_string_lossy())
-        })
+        entries.map(move |entry| format!("{name}/{}", entry.unwrap().file_name().to_string_lossy()))
     });
     names.collect()
 }
@@ -280,9 +297,15 @@ fn check_tables(mill: &Mill, shape: &Shape, at: &str) -> BTreeMap<&'static str, 
         let (found, named) = runtime.block_on(read_table(&folder));
         let there = files_of(&folder);
         let lost: Vec<_> = named.difference(&there).collect();
-        assert!(lost.is_empty(), "{at}: named and gone in `{table}`: {lost:?}");
+        assert!(
+            lost.is_empty(),
+            "{at}: named and gone in `{table}`: {lost:?}"
+        );
         let orphans: Vec<_> = there.difference(&named).collect();
-        assert!(orphans.is_empty(), "{at}: left behind in `{table}`: {orphans:?}");
+        assert!(
+            orphans.is_empty(),
+            "{at}: left behind in `{table}`: {orphans:?}"
+        );
         let writes = mill.path("tables").join(format!(".{table}.writes"));
         let journals = std::fs::read_dir(writes).into_iter().flatten().count();
         assert_eq!(journals, 0, "{at}: journals of `{table}` are left");
@@ -299,7 +322,14 @@ fn check_ledgers(mill: &Mill, shape: &Shape, documents: &Documents, at: &str) {
         assert!(ledger.unfinished().expect("it is read").is_empty(), "{at}");
         for document in ledger.documents().expect("it is read") {
             assert!(!document.is_undone, "{at}: {document:?}");
-            known.insert(document.uri.rsplit('/').next().unwrap_or_default().to_owned());
+            known.insert(
+                document
+                    .uri
+                    .rsplit('/')
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned(),
+            );
         }
     }
     let expected: BTreeSet<String> = documents.keys().map(|n| format!("{n:02}.pdf")).collect();

@@ -425,6 +425,14 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     }
     connection.execute_batch(TABLES)?;
     connection.pragma_update(None, "user_version", VERSION)?;
+    // A page that was garbled would otherwise fail a run in its middle.
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if found != "ok" {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+            Some(found),
+        ));
+    }
     Ok(connection)
 }
 

@@ -143,25 +143,31 @@ fn what_only_one_sink_holds_is_known_and_removed() {
 #[test]
 fn a_garbled_ledger_is_put_aside_and_rebuilt_from_the_tables() {
     use std::io::{Seek as _, SeekFrom, Write as _};
-    let place = Place::default();
-    let one = nodes(&sink("k", "t", "a"));
-    made(&place, &one);
-    let path = place.folder.path().join("ledger/p.db");
-    // The log is written into the file when the last connection closes.
-    drop(rusqlite::Connection::open(&path).expect("opened"));
-    let mut file = std::fs::File::options()
-        .write(true)
-        .open(&path)
-        .expect("opened");
-    let n_bytes = file.metadata().expect("there").len();
-    for place in (120..n_bytes).step_by(7) {
-        file.seek(SeekFrom::Start(place)).expect("within");
-        file.write_all(&[0xa5]).expect("written");
+    // Behind the header, and behind the page that describes the tables.
+    for start in [120, 4096 + 8] {
+        let place = Place::default();
+        let one = nodes(&sink("k", "t", "a"));
+        made(&place, &one);
+        let path = place.folder.path().join("ledger/p.db");
+        let mut file = std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .expect("opened");
+        let n_bytes = file.metadata().expect("there").len();
+        assert!(
+            n_bytes > 8192,
+            "the log was written into the file as it was closed"
+        );
+        for place in (start..n_bytes).step_by(7) {
+            file.seek(SeekFrom::Start(place)).expect("within");
+            file.write_all(&[0xa5]).expect("written");
+        }
+        drop(file);
+        assert!(made(&place, &one).is_empty());
+        assert!(path.with_extension("damaged").exists());
+        assert_eq!(place.documents().len(), 4);
+        assert_eq!(place.rebuild(&one), 4);
     }
-    drop(file);
-    assert!(made(&place, &one).is_empty());
-    assert!(path.with_extension("damaged").exists());
-    assert_eq!(place.documents().len(), 4);
 }
 
 #[test]
