@@ -54,6 +54,13 @@ struct Own {
     n_noted: usize,
 }
 
+/// The journal of a run that has ended.
+#[derive(Debug)]
+pub(super) struct DeadJournal {
+    path: PathBuf,
+    _lock: File,
+}
+
 impl WriteJournal {
     /// Of the table in the folder `table`. Nothing is written yet.
     pub(super) fn new(table: &Path, writer: &str) -> Self {
@@ -128,33 +135,50 @@ impl WriteJournal {
         })
     }
 
-    /// Removes the files that earlier runs of this writer left behind, except
-    /// those that are `named` by a version or `staged`. Journals with nothing
-    /// left in them are removed as well. Returns how many files were removed.
-    pub(super) fn sweep(&self, named: &Named, staged: &HashSet<String>) -> io::Result<usize> {
-        let mut n_removed = 0;
+    /// The journals of earlier runs of this writer, which have ended. Each stays
+    /// locked until it is dropped.
+    pub(super) fn dead(&self) -> io::Result<Vec<DeadJournal>> {
         let entries = match fs::read_dir(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
         };
         let own = self.own().as_ref().map(|own| own.path.clone());
+        let mut dead = Vec::new();
         for entry in entries {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let is_of_writer = name
-                .strip_prefix(&*self.writer)
-                .is_some_and(|n| n.starts_with('-'));
-            if !is_of_writer || Some(&path) == own.as_ref() {
+            let rest = name.strip_prefix(&*self.writer);
+            if rest.is_none_or(|rest| !rest.starts_with('-')) || Some(&path) == own.as_ref() {
                 continue;
             }
-            let journal = File::options().read(true).append(true).open(&path)?;
-            if matches!(journal.try_lock(), Err(TryLockError::WouldBlock)) {
-                continue; // Its run is alive.
+            let file = match File::options().read(true).append(true).open(&path) {
+                // Another run of this writer was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                file => file?,
+            };
+            if !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+                dead.push(DeadJournal { path, _lock: file });
             }
-            let (left, n) = self.remove_unnamed(&fs::read_to_string(&path)?, named, staged)?;
+        }
+        Ok(dead)
+    }
+
+    /// Removes the files of these journals, except those that are `named` by a
+    /// version or `staged`. A journal with nothing left in it is removed as well.
+    /// Returns how many files were removed.
+    pub(super) fn sweep(
+        &self,
+        dead: Vec<DeadJournal>,
+        named: &Named,
+        staged: &HashSet<String>,
+    ) -> io::Result<usize> {
+        let mut n_removed = 0;
+        for journal in dead {
+            let text = fs::read_to_string(&journal.path)?;
+            let (left, n) = self.remove_unnamed(&text, named, staged)?;
             n_removed += n;
             if left.is_empty() {
-                fs::remove_file(&path)?;
+                fs::remove_file(&journal.path)?;
             }
         }
         Ok(n_removed)
@@ -388,6 +412,11 @@ mod tests {
         fs::write(journal.table.join(file), "rows").expect("written");
     }
 
+    fn sweep(journal: &WriteJournal, named: &Named, staged: &HashSet<String>) -> usize {
+        let dead = journal.dead().expect("listed");
+        journal.sweep(dead, named, staged).expect("swept")
+    }
+
     fn files(table: &Path) -> Vec<String> {
         let entries = fs::read_dir(table.join("data")).expect("a folder");
         let names = entries.map(|entry| entry.expect("readable").file_name());
@@ -414,10 +443,10 @@ mod tests {
         };
         let staged = HashSet::from(["data/staged".to_owned()]);
         let next = WriteJournal::new(&table, "w");
-        assert_eq!(next.sweep(&named, &staged).expect("swept"), 1);
+        assert_eq!(sweep(&next, &named, &staged), 1);
         assert_eq!(files(&table), ["foreign", "named", "others", "staged"]);
         // What was staged is removed once no ledger has it any more.
-        assert_eq!(next.sweep(&named, &HashSet::new()).expect("swept"), 1);
+        assert_eq!(sweep(&next, &named, &HashSet::new()), 1);
         assert_eq!(files(&table), ["foreign", "named", "others"]);
     }
 
@@ -428,7 +457,7 @@ mod tests {
         write(&alive, "data/coming");
         let second = WriteJournal::new(&table, "w");
         let nothing = HashSet::new();
-        assert_eq!(second.sweep(&Named::default(), &nothing).expect("swept"), 0);
+        assert_eq!(sweep(&second, &Named::default(), &nothing), 0);
         assert_eq!(files(&table), ["coming"]);
         assert_eq!(
             alive.settle(&Named::default(), &nothing).expect("settled"),
@@ -449,8 +478,7 @@ mod tests {
         drop(journal);
         fs::write(&path, "data/../../precious\n/etc/x\n_versions/1.manifest\n").expect("written");
         let next = WriteJournal::new(&table, "w");
-        let swept = next.sweep(&Named::default(), &HashSet::new());
-        assert_eq!(swept.expect("swept"), 0);
+        assert_eq!(sweep(&next, &Named::default(), &HashSet::new()), 0);
         assert!(precious.exists());
     }
 }

@@ -258,22 +258,26 @@ impl LanceDb {
 
     /// Removes what earlier runs of this pipeline left behind when they were killed.
     async fn sweep(&mut self) {
-        let staged = self.staged_files();
         let opened = self.opened();
         let Some(journal) = opened.table.journal.clone() else {
             return;
         };
-        let swept = match opened.table.named_files().await {
-            Ok(named) => journal
-                .sweep(&named, &staged)
-                .map_err(|error| error.to_string()),
+        let swept = match journal.dead() {
+            Ok(dead) if dead.is_empty() => return, // Nearly always: no version is read.
+            Ok(dead) => match opened.table.named_files().await {
+                Ok(named) => {
+                    let swept = journal.sweep(dead, &named, &self.staged_files());
+                    swept.map_err(|error| error.to_string())
+                }
+                Err(error) => Err(error.to_string()),
+            },
             Err(error) => Err(error.to_string()),
         };
-        let table = opened.table.name();
+        let table = self.opened().table.name();
         match swept {
             Ok(0) => {}
             Ok(n_files) => {
-                tracing::info!(table, n_files, "files that a killed run left are removed")
+                tracing::info!(table, n_files, "files that a killed run left are removed");
             }
             Err(error) => tracing::warn!(table, error, "files that a killed run left stay"),
         }
@@ -329,7 +333,6 @@ impl LanceDb {
     /// Removes the files that this run has written in vain, once so many files
     /// were noted that the journal is worth shortening.
     async fn settle_journal(&mut self, at_least: usize) -> Result<(), StageError> {
-        let staged = self.staged_files();
         let opened = self.opened();
         let Some(journal) = opened.table.journal.clone() else {
             return Ok(());
@@ -340,8 +343,10 @@ impl LanceDb {
         }
         opened.table.reload().await?;
         let named = opened.table.named_files().await?;
+        let staged = self.staged_files();
         if let Err(error) = journal.settle(&named, &staged) {
-            tracing::warn!(table = opened.table.name(), %error, "files that were written in vain stay");
+            let table = self.opened().table.name();
+            tracing::warn!(table, %error, "files that were written in vain stay");
         }
         Ok(())
     }
