@@ -114,7 +114,7 @@ impl Records {
 
     /// Whether a line that is just this path can have named the document.
     pub(super) fn can_name(&self, uri: &str) -> bool {
-        self.declared.is_empty() && std::path::Path::new(uri).exists()
+        self.declared.is_empty() && Path::new(uri).exists()
     }
 
     /// The line that names a file.
