@@ -496,6 +496,8 @@ mod tests {
             documents_skipped: 1,
             documents_set_aside: 1,
             documents_removed: 0,
+            documents_unfinished: 0,
+            pages_unfinished: 0,
             documents_under_way: 0,
             documents_counted: 5,
             documents_in_part: 0.0,

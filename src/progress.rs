@@ -230,6 +230,8 @@ mod tests {
                 documents_skipped: 0,
                 documents_set_aside: 2,
                 documents_removed: 0,
+                documents_unfinished: 0,
+                pages_unfinished: 0,
                 documents_under_way: 1,
                 documents_counted: 10,
                 documents_in_part: 0.0,

@@ -141,6 +141,10 @@ pub struct Document {
     n_stored: AtomicU64,
     n_dead: AtomicU64,
     failed: AtomicBool,
+    /// Whether the run, which drains, makes no more pages of it.
+    is_interrupted: AtomicBool,
+    /// Pages that the ledger knows to be staged, beside those of earlier runs.
+    n_pages_staged: AtomicU64,
     /// Whether no page of the document can be taken for done before the whole of
     /// it is: items of one page were made by two nodes, a page broke off, or a
     /// sink has stored items of a page without staging them.
@@ -179,9 +183,23 @@ impl Document {
         self.n_dead.load(Ordering::Acquire)
     }
 
-    /// Whether items of it were lost to a failure: its rows must not be stored.
+    /// Whether the document is not whole, because items of it were lost to a failure
+    /// or because it [is interrupted](Document::is_interrupted): its rows must not be
+    /// stored, and the old ones stay.
     pub fn has_failed(&self) -> bool {
+        self.has_lost_items() || self.is_interrupted()
+    }
+
+    /// Whether items of it were lost to a failure.
+    pub(crate) fn has_lost_items(&self) -> bool {
         self.failed.load(Ordering::Acquire)
+    }
+
+    /// Whether a run that drains has left the document unfinished. The pages that
+    /// were made are whole: a sink stages them when the document ends, so that
+    /// the next run makes only the others.
+    pub fn is_interrupted(&self) -> bool {
+        self.is_interrupted.load(Ordering::Acquire)
     }
 
     /// Whether the document is gone from its source, so that its rows go too.
@@ -251,6 +269,26 @@ impl Document {
         self.failed.store(true, Ordering::Release);
     }
 
+    /// No further page of the document is made in this run. To be called while an
+    /// item of it is in flight, so that the sinks know when the document ends.
+    pub(crate) fn interrupt(&self) {
+        self.is_interrupted.store(true, Ordering::Release);
+    }
+
+    /// Whether the pages made so far can be staged while others are missing.
+    pub(crate) fn can_be_interrupted(&self) -> bool {
+        !self.is_removal() && self.has_whole_pages()
+    }
+
+    /// Pages that the next run need not make, should this one not finish the document.
+    pub(crate) fn n_pages_durable(&self) -> u64 {
+        let resumed = self.arrival.resumed.as_ref();
+        let n_resumed = resumed.map_or(0, |resumed| {
+            resumed.pages.values().map(BTreeSet::len).sum::<usize>()
+        });
+        n_resumed as u64 + self.n_pages_staged.load(Ordering::Acquire)
+    }
+
     /// Whether an earlier run has staged what `node` makes as page `page`.
     pub(crate) fn has_page(&self, node: &str, page: u32) -> bool {
         let resumed = self.arrival.resumed.as_ref();
@@ -309,6 +347,8 @@ impl Document {
             .unwrap_or_else(PoisonError::into_inner);
         let done = std::mem::take(&mut *done);
         if self.has_whole_pages() {
+            let n_staged = done.len() as u64;
+            self.n_pages_staged.fetch_add(n_staged, Ordering::AcqRel);
             done
         } else {
             Vec::new()
@@ -322,7 +362,7 @@ impl Document {
     /// dropped on its way.
     pub(crate) fn has_whole_pages(&self) -> bool {
         !self.has_loose_pages.load(Ordering::SeqCst)
-            && !self.has_failed()
+            && !self.has_lost_items()
             && !self.tracker.stop.is_cancelled()
     }
 

@@ -218,7 +218,7 @@
 //! runtime that polls it, and each worker of a stage is a thread. Dropping it
 //! cancels the run. A [`RunControl`] steers a run from elsewhere:
 //! [`drain`](RunControl::drain) stops the sources and finishes what is under
-//! way, [`cancel`](RunControl::cancel) stops now, and
+//! way, or leaves it to a next run that can go on with it, [`cancel`](RunControl::cancel) stops now, and
 //! [`snapshots`](RunControl::snapshots) tell how far it is. The [`Report`] at
 //! the end names the node that was the limit.
 //!

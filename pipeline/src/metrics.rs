@@ -144,7 +144,19 @@ pub(crate) struct RunMetrics {
     pub(crate) documents_failed: AtomicU64,
     pub(crate) documents_skipped: AtomicU64,
     pub(crate) documents_removed: AtomicU64,
+    /// Documents that a run which drains has left to the next one.
+    pub(crate) documents_unfinished: AtomicU64,
+    /// Their pages that the next run need not make.
+    pub(crate) pages_unfinished: AtomicU64,
     pub(crate) dead_letters: AtomicU64,
+}
+
+impl RunMetrics {
+    /// A document was left to the next run, with so many pages durable.
+    pub(crate) fn count_unfinished(&self, n_pages: u64) {
+        add_one(&self.documents_unfinished);
+        self.pages_unfinished.fetch_add(n_pages, Ordering::AcqRel);
+    }
 }
 
 pub(crate) fn add_one(counter: &AtomicU64) {

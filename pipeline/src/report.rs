@@ -23,6 +23,10 @@ pub struct Snapshot {
     pub documents_set_aside: u64,
     /// Documents whose rows were removed because they are gone.
     pub documents_removed: u64,
+    /// Documents that a run which was asked to stop left to the next one.
+    pub documents_unfinished: u64,
+    /// Pages of these documents that are durable: the next run makes the others.
+    pub pages_unfinished: u64,
     /// Documents that have items in the graph now.
     pub documents_under_way: u64,
     /// Documents whose pages are counted: those that have ended, and those under
@@ -157,7 +161,7 @@ fn share(seconds: f64, workers: usize, elapsed_s: f64) -> f64 {
 pub enum StopReason {
     /// The sources had no more.
     Finished,
-    /// It was asked to stop, and finished what was under way.
+    /// It was asked to stop, and finished what was under way or left it to the next run.
     Drained,
     /// It was stopped at once.
     Cancelled,
@@ -202,6 +206,9 @@ impl Report {
         let totals = &self.totals;
         let ending = match self.stopped {
             StopReason::Finished => "",
+            StopReason::Drained if totals.documents_unfinished > 0 => {
+                " (stopped early, everything that was made is kept)"
+            }
             StopReason::Drained => " (stopped early, everything under way was stored)",
             StopReason::Cancelled => " (cancelled)",
         };
@@ -230,6 +237,13 @@ impl Report {
         ];
         for (n, what) in also.iter().filter(|(n, _)| *n > 0) {
             let _ = writeln!(text, "  {n} {what}");
+        }
+        if totals.documents_unfinished > 0 {
+            let _ = writeln!(
+                text,
+                "  {} documents unfinished, {} pages of them stored: the next run makes the others",
+                totals.documents_unfinished, totals.pages_unfinished
+            );
         }
         let width = totals
             .nodes
@@ -382,6 +396,8 @@ mod tests {
             documents_skipped: 0,
             documents_set_aside: 0,
             documents_removed: 0,
+            documents_unfinished: 0,
+            pages_unfinished: 0,
             documents_under_way: 0,
             documents_counted: 5,
             documents_in_part: 0.0,
@@ -488,6 +504,24 @@ mod tests {
         for name in ["name", "items", "busy_s", "starved_s", "blocked_s"] {
             assert!(json["nodes"][0].get(name).is_some(), "{name} is missing");
         }
+    }
+
+    #[test]
+    fn documents_that_are_left_to_the_next_run_are_counted_with_their_pages() {
+        let mut drained = report(Vec::new());
+        drained.stopped = StopReason::Drained;
+        assert!(
+            drained
+                .to_text()
+                .contains("everything under way was stored")
+        );
+        drained.totals.documents_unfinished = 2;
+        drained.totals.pages_unfinished = 1204;
+        let text = drained.to_text();
+        let line =
+            "  2 documents unfinished, 1204 pages of them stored: the next run makes the others\n";
+        assert!(text.contains(line), "{text}");
+        assert!(!text.contains("under way was stored"), "{text}");
     }
 
     #[test]

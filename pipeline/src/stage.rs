@@ -70,6 +70,9 @@ pub(crate) trait OutletPort {
         BTreeSet::new()
     }
     fn expect_pages(&mut self, _document: &Item, _n_pages: u32) {}
+    fn leaves_unfinished(&mut self, _document: &Item) -> bool {
+        false
+    }
     fn is_cancelled(&self) -> bool;
 }
 
@@ -124,6 +127,14 @@ impl<'a> Outlet<'a> {
         self.port.expect_pages(document, n_pages);
     }
 
+    /// Whether the rest of the pages of `document` is left to the next run, because
+    /// this run drains and the pages sent so far are kept. A stage that makes pages
+    /// asks before each page: after `true` it sends nothing more of the document
+    /// and returns `Ok`. The document's old rows stay until a run finishes it.
+    pub fn leaves_unfinished(&mut self, document: &Item) -> bool {
+        self.port.leaves_unfinished(document)
+    }
+
     /// Whether the run is stopping now: a stage with a long loop looks here.
     pub fn is_cancelled(&self) -> bool {
         self.port.is_cancelled()
@@ -140,6 +151,13 @@ pub trait Source: Send {
     /// Only what the pipeline cannot survive; a file that cannot be read goes
     /// to [`SourceOutlet::dead_letter`].
     fn run(self: Box<Self>, outlet: SourceOutlet) -> BoxFuture<'static, Result<(), StageError>>;
+
+    /// Whether the next run sends a document again that this run left unfinished, as
+    /// a source does that lists a folder. A run that drains stops inside such
+    /// documents; it finishes those of other sources.
+    fn sends_again(&self) -> bool {
+        false
+    }
 }
 
 /// An item that reached a sink, with the promise that is kept by storing it.
@@ -173,7 +191,8 @@ impl Delivery {
 /// Every item of a document that will ever reach a sink has been passed to it.
 #[derive(Debug)]
 pub struct Ended {
-    /// The document; see [`Document::has_failed`] and [`Document::is_removal`].
+    /// The document; see [`Document::has_failed`], [`Document::is_interrupted`] and
+    /// [`Document::is_removal`].
     pub document: Arc<Document>,
     /// To be released once the document's rows, or their absence, are durable.
     pub ack: Ack,
@@ -280,6 +299,13 @@ pub trait Sink: Send {
         Box::pin(async { Ok(0) })
     }
 
+    /// Whether it stages rows of documents that have not ended, where it gets a
+    /// [`Stager`]. A run that drains stops inside documents only where all their
+    /// sinks do; it finishes the others.
+    fn can_stage(&self) -> bool {
+        false
+    }
+
     /// Takes over rows that an earlier run staged, once after `open`, where this
     /// is the run that may, even if there are none: what else earlier runs of the
     /// same writer left behind can be removed then. Says of
@@ -301,7 +327,9 @@ pub trait Sink: Send {
     fn store(&mut self, batch: Vec<Delivery>) -> BoxFuture<'_, Result<(), StageError>>;
 
     /// The document's items have all come: now its rows can replace the old
-    /// ones as a whole. A removal comes without items.
+    /// ones as a whole. A removal comes without items. Of a document that
+    /// [is interrupted](Document::is_interrupted) the whole pages are staged instead,
+    /// and kept until the next run; see [`Sink::can_stage`].
     ///
     /// # Errors
     /// As [`Sink::store`].

@@ -179,6 +179,9 @@ impl DecodeImage {
             outlet.dead_letter(item, error);
             return Ok(());
         }
+        if outlet.leaves_unfinished(&item) {
+            return Ok(());
+        }
         let document =
             SealedDocument::of(bytes).map_err(|error| fatal(StartError::Memory(error)))?;
         let limits = PictureLimits {
@@ -204,11 +207,17 @@ impl DecodeImage {
             );
             return Ok(());
         }
+        // What an earlier run stored before it was stopped is not decoded again.
+        let stored = outlet.stored_pages(&item);
         outlet.expect_pages(&item, opened.n_pages);
         let mut spent = began.elapsed();
-        for index in 0..opened.n_pages {
+        let indices = (0..opened.n_pages).filter(|index| !stored.contains(&(index + 1)));
+        for index in indices {
             if outlet.is_cancelled() {
                 return Err(StageError::Cancelled);
+            }
+            if outlet.leaves_unfinished(&item) {
+                return Ok(());
             }
             if spent > Duration::from_secs(document_s.into()) {
                 let reason = format!(

@@ -245,6 +245,10 @@ impl Source for ReadFiles {
     fn run(self: Box<Self>, outlet: SourceOutlet) -> BoxFuture<'static, Result<(), StageError>> {
         Box::pin(self.read(outlet))
     }
+
+    fn sends_again(&self) -> bool {
+        true
+    }
 }
 
 fn watching(config: &ReadFilesConfig) -> Result<Option<Watching>, FieldError> {

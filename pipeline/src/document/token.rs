@@ -311,10 +311,11 @@ impl Drop for Ack {
                 let n_durable = &self.document.tracker.n_durable;
                 n_durable.fetch_add(1, Ordering::AcqRel);
             }
-        } else {
+        } else if !self.document.is_interrupted() {
             // Its page stays undone.
             self.document.fail();
-        }
+        } // Every sink drops the acks of an interrupted document. The items that
+        // were not staged stay in the counts of their pages: none passes for done.
         self.document.acked();
     }
 }

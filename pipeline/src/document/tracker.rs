@@ -207,6 +207,8 @@ impl Tracker {
             n_stored: AtomicU64::new(0),
             n_dead: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            is_interrupted: AtomicBool::new(false),
+            n_pages_staged: AtomicU64::new(0),
             has_loose_pages: AtomicBool::new(false),
             stalls_as_a_whole: AtomicBool::new(false),
             page_maker: OnceLock::new(),

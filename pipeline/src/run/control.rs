@@ -39,7 +39,9 @@ pub(super) struct WatchedNode {
 }
 
 impl RunControl {
-    /// Stops the sources; what is under way is finished and stored.
+    /// Stops the sources; what is under way is finished and stored. Where the next
+    /// run can go on inside a document, stages make no further pages of it: those
+    /// that were made are kept, and the next run makes the others.
     pub fn drain(&self) {
         self.stop.drain();
     }
@@ -85,6 +87,8 @@ impl Watched {
             documents_skipped: read(&metrics.documents_skipped),
             documents_set_aside: read(&metrics.documents_set_aside),
             documents_removed: read(&metrics.documents_removed),
+            documents_unfinished: read(&metrics.documents_unfinished),
+            pages_unfinished: read(&metrics.pages_unfinished),
             documents_under_way: self.shared.tracker.n_moving(),
             documents_counted: pages.n_documents,
             documents_in_part: pages.documents_in_part,

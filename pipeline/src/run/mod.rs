@@ -4,8 +4,11 @@ mod control;
 mod port;
 mod sink;
 mod start;
+mod unfinished;
 mod worker;
 
+#[cfg(test)]
+mod draining;
 #[cfg(test)]
 mod fates;
 #[cfg(test)]
@@ -54,6 +57,7 @@ use crate::trace::Trace;
 pub use control::RunControl;
 use control::{CancelOnDrop, Watched, WatchedNode};
 use start::Start;
+use unfinished::Unfinished;
 
 /// What every node of a run shares.
 pub(crate) struct Shared {
@@ -70,6 +74,8 @@ pub(crate) struct Shared {
     pub(crate) only: Option<HashSet<DocumentId>>,
     /// The sinks that each node leads to.
     pub(crate) reach: HashMap<Arc<str>, Arc<BTreeSet<usize>>>,
+    /// Which documents a run that drains leaves unfinished.
+    unfinished: Unfinished,
     /// The nodes that gather, by their place in the graph.
     gathers: HashMap<usize, Arc<Gather>>,
     /// The sinks that are told when a document has ended.
@@ -227,6 +233,7 @@ impl Pipeline {
             pages: PageProgress::new(),
             dead_letters,
             progress,
+            unfinished: Unfinished::of(&self.nodes),
             gathers: self.gathers(),
             reach: self.reach(),
             options: self.options.clone(),

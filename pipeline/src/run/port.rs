@@ -211,6 +211,11 @@ impl OutletPort for Port {
         self.shared.pages.expect(id, n_pages.into(), n_resumed);
     }
 
+    fn leaves_unfinished(&mut self, document: &Item) -> bool {
+        let token = document.token.as_ref().filter(|token| !token.is_of_page());
+        token.is_some_and(|token| self.shared.leaves_unfinished(token.document()))
+    }
+
     fn is_cancelled(&self) -> bool {
         self.shared.stop.is_cancelled()
     }

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::control::{CancelOnDrop, WatchedNode};
 use super::sink::without_panic;
-use super::{Shared, sink, worker};
+use super::{Shared, sink, unfinished, worker};
 use crate::document::Event;
 use crate::edge::{Budget, EdgeSender, Inbox, Mailbox, Message, inbox};
 use crate::error::StageError;
@@ -376,7 +376,7 @@ fn watch_documents(shared: &Arc<Shared>, sinks: Vec<Mailbox>) {
                     shared.pages.end(document.origin().id, is_whole);
                 }
                 if document.has_failed() {
-                    add_one(&metrics.documents_failed);
+                    unfinished::count(metrics, document);
                     return;
                 }
                 if document.is_removal() {

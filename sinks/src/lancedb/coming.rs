@@ -79,11 +79,14 @@ impl Rows {
     }
 
     /// Takes the pages that can be staged. One page stays: its rows tell, once the
-    /// document has ended, how many rows the document has.
+    /// document has ended, how many rows the document has. Of an interrupted document
+    /// none stays, as the rows of the next run tell that.
     fn take_whole_pages(&mut self) -> Vec<Delivery> {
         let mut whole = Delivery::take_whole_pages(&mut self.waiting);
-        if self.waiting.is_empty() {
-            let last = whole.last().and_then(|delivery| delivery.ack.page());
+        let last = whole.last().map(|delivery| &delivery.ack);
+        let is_interrupted = last.is_some_and(|ack| ack.document().is_interrupted());
+        if self.waiting.is_empty() && !is_interrupted {
+            let last = last.and_then(Ack::page);
             let is_last = |delivery: &mut Delivery| delivery.ack.page() == last;
             self.waiting = whole.extract_if(.., is_last).collect();
         }

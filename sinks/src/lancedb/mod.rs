@@ -180,7 +180,8 @@ struct Opened {
     indexes_text: bool,
     stager: Option<Stager>,
     meter: SinkMeter,
-    /// Rows that an earlier run staged, of documents that have not come yet.
+    /// Rows that an earlier run staged, of documents that have not come yet, and
+    /// those of documents that this run leaves to the next one.
     adopted: HashMap<DocumentId, Vec<Fragment>>,
     upkeep: Upkeep,
 }
@@ -361,10 +362,26 @@ impl LanceDb {
         files.map(|file| format!("data/{}", file.path)).collect()
     }
 
+    /// Stages the whole pages of a document that the next run goes on with. Its
+    /// files are kept until then.
+    async fn leave_unfinished(&mut self, rows: Option<Rows>) -> Result<(), StageError> {
+        let opened = self.opened();
+        let (Some(mut rows), Some(stager)) = (rows, opened.stager.clone()) else {
+            return Ok(());
+        };
+        let staged = rows.stage(opened, &stager).await;
+        let kept = opened.adopted.entry(rows.document).or_default();
+        kept.append(&mut rows.staged);
+        staged
+    }
+
     async fn end(&mut self, ended: Ended) -> Result<(), StageError> {
         let Ended { document, ack } = ended;
         let rows = self.coming.remove(&address(&document));
         let id = document.origin().id;
+        if document.is_interrupted() {
+            return self.leave_unfinished(rows).await;
+        }
         if document.has_failed() {
             // The acks go undone, so that the next run does it again, after
             // what is staged. What was only written is removed with the journal.
@@ -473,6 +490,10 @@ impl Sink for LanceDb {
 
     fn repair(&mut self) -> BoxFuture<'_, Result<u64, StageError>> {
         Box::pin(async move { self.opened().table.drop_broken().await })
+    }
+
+    fn can_stage(&self) -> bool {
+        true
     }
 
     fn adopt(&mut self, rows: Vec<StagedRows>) -> BoxFuture<'_, Result<Vec<bool>, StageError>> {

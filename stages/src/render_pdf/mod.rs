@@ -62,6 +62,9 @@ impl RenderPdf {
             outlet.dead_letter(item, ItemError::missing("render", &Field::DOCUMENT.name));
             return Ok(());
         };
+        if outlet.leaves_unfinished(&item) {
+            return Ok(());
+        }
         let mut document = match self.renderer.open(&bytes, self.first_pages) {
             Ok(document) => document,
             Err(error) => return set_aside(item, error, outlet),
@@ -78,6 +81,9 @@ impl RenderPdf {
         while let Some(index) = document.next_page() {
             if outlet.is_cancelled() {
                 return Err(StageError::Cancelled);
+            }
+            if outlet.leaves_unfinished(&item) {
+                return Ok(());
             }
             if let Err(error) = document.check_patience() {
                 return set_aside(item, error, outlet);

@@ -68,6 +68,9 @@ pub(super) struct PapersConfig {
     /// Removes these.
     #[serde(default)]
     removes: Vec<u32>,
+    /// Is not what the next run sends: a pipe, say.
+    #[serde(default)]
+    is_once_only: bool,
     /// Sends until an edge is full, and gives that document up.
     #[serde(default)]
     is_hasty: bool,
@@ -121,6 +124,10 @@ impl Papers {
 }
 
 impl Source for Papers {
+    fn sends_again(&self) -> bool {
+        !self.config.is_once_only
+    }
+
     fn run(self: Box<Self>, outlet: SourceOutlet) -> BoxFuture<'static, Result<(), StageError>> {
         Box::pin(async move {
             let known = outlet.known()?.into_iter().map(|known| known.uri);
@@ -157,6 +164,9 @@ impl Source for Papers {
 pub(super) struct PagesConfig {
     #[serde(default = "one")]
     parts: u32,
+    /// Of each document; by its number where this is left out.
+    #[serde(default)]
+    n_pages: Option<u32>,
     /// Makes pages that are durable already, too.
     #[serde(default)]
     is_stubborn: bool,
@@ -192,9 +202,12 @@ impl Pages {
         let uri = &item.origin().uri;
         let number: u32 = uri[1..].parse().expect("its number");
         let stored = outlet.stored_pages(item);
-        for page in 1..=n_pages(number) {
+        for page in 1..=self.config.n_pages.unwrap_or(n_pages(number)) {
             if !self.config.is_stubborn && stored.contains(&page) {
                 continue;
+            }
+            if outlet.leaves_unfinished(item) {
+                return Ok(());
             }
             lock(&self.world.made).push((uri.to_string(), page));
             for part in 1..=self.config.parts {

@@ -122,6 +122,9 @@ pub(super) struct TableConfig {
     /// Cannot say what it holds.
     #[serde(default)]
     is_mute: bool,
+    /// Stages no rows of documents that have not ended.
+    #[serde(default)]
+    keeps_no_pages: bool,
     /// Is identified by its table, whatever its node is called.
     #[serde(default)]
     has_place: bool,
@@ -147,6 +150,7 @@ impl SinkConfig for TableConfig {
             commit_every: self.commit_every,
             stage_every: self.stage_every,
             is_mute: self.is_mute,
+            keeps_no_pages: self.keeps_no_pages,
             world: world(resources),
             stager: None,
             fingerprint: String::new(),
@@ -163,6 +167,7 @@ struct TableSink {
     commit_every: usize,
     stage_every: usize,
     is_mute: bool,
+    keeps_no_pages: bool,
     world: Arc<World>,
     stager: Option<Stager>,
     fingerprint: String,
@@ -202,7 +207,9 @@ impl TableSink {
         };
         for coming in self.coming.values_mut() {
             let whole = Delivery::take_whole_pages(&mut coming.held);
-            if whole.len() < self.stage_every {
+            let last = whole.last().map(|delivery| delivery.ack.document());
+            let is_interrupted = last.is_some_and(|document| document.is_interrupted());
+            if whole.is_empty() || (whole.len() < self.stage_every && !is_interrupted) {
                 coming.held.extend(whole);
                 continue;
             }
@@ -272,7 +279,16 @@ impl TableSink {
     }
 
     fn end(&mut self, ended: Ended) -> Result<(), StageError> {
-        let coming = self.coming.remove(&ended.document.origin().id);
+        let id = ended.document.origin().id;
+        if ended.document.is_interrupted() {
+            self.world
+                .faults
+                .cross("table: end of an interrupted document")?;
+            self.stage()?;
+            // What is staged stays, for the next run.
+            self.adopted.remove(&id);
+        }
+        let coming = self.coming.remove(&id);
         if ended.document.has_failed() {
             return Ok(());
         }
@@ -287,7 +303,9 @@ impl TableSink {
 
 impl Sink for TableSink {
     fn open<'a>(&'a mut self, input: &'a SinkInput) -> BoxFuture<'a, Result<(), StageError>> {
-        self.stager.clone_from(&input.stager);
+        if self.can_stage() {
+            self.stager.clone_from(&input.stager);
+        }
         self.fingerprint.clone_from(&input.fingerprint);
         let opened = self.world.faults.cross("table: open");
         Box::pin(async { opened })
@@ -317,6 +335,10 @@ impl Sink for TableSink {
 
     fn mark(&self) -> Option<String> {
         self.version.map(|version| version.to_string())
+    }
+
+    fn can_stage(&self) -> bool {
+        !self.keeps_no_pages
     }
 
     fn adopt(&mut self, rows: Vec<StagedRows>) -> BoxFuture<'_, Result<Vec<bool>, StageError>> {
