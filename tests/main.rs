@@ -9,6 +9,7 @@ mod command_line;
 mod commands_letters;
 mod commands_run;
 mod commands_service;
+mod dry_run;
 mod examples;
 mod generation;
 mod identity;
