@@ -10,6 +10,7 @@ mod commands_letters;
 mod commands_run;
 mod commands_service;
 mod draining;
+mod dry_run;
 mod examples;
 mod generation;
 mod identity;

@@ -314,12 +314,14 @@ pub use prune::Prune;
 pub use registry::{Kind, Registry};
 pub use report::{NodeReport, Report, Snapshot, StopReason};
 pub use retry::{OnError, Retry};
-pub use run::{Renewed, RunControl, RunError, RunOptions};
+pub use run::{
+    DocumentForecast, Forecast, NodeForecast, Renewed, RunControl, RunError, RunOptions,
+};
 pub use secrets::Secrets;
 pub use source_outlet::{FeedAgain, Idle, KnownDocument, Provenance, SourceOutlet};
 pub use stage::{
-    Delivery, Ended, Inventory, Outlet, Resources, Sink, SinkConfig, SinkInput, SinkPlace, Source,
-    SourceConfig, Stage, StageConfig, StagedRows, StoredDocument,
+    Delivery, Ended, Inventory, Outlet, PageCount, Resources, Sink, SinkConfig, SinkInput,
+    SinkPlace, Source, SourceConfig, Stage, StageConfig, StagedRows, StoredDocument,
 };
 pub use stream::{ItemStream, from_iter, from_stream};
 pub use trace::Trace;

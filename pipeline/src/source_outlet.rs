@@ -12,7 +12,7 @@ use crate::ledger::Wanted;
 use crate::metrics::{NodeMetrics, Spent, add_one};
 use crate::prune::Prune;
 use crate::retry::OnError;
-use crate::run::Shared;
+use crate::run::{Shared, Survey, Surveyed};
 use crate::trace::Lane;
 
 /// Where a source puts the documents that it found. Clones send to the same place.
@@ -23,6 +23,8 @@ pub struct SourceOutlet {
     pub(crate) shared: Arc<Shared>,
     pub(crate) metrics: Arc<NodeMetrics>,
     pub(crate) lane: Lane,
+    /// What a dry run counts in the place of sending.
+    pub(crate) survey: Option<Arc<Survey>>,
 }
 
 /// A document on its way into the edges. One whose sending fails, or is given
@@ -113,6 +115,10 @@ impl SourceOutlet {
         let tracker = &self.shared.tracker;
         let claim = tracker.claim(origin.id).await?;
         let progress = &self.shared.progress;
+        let standing = match &self.survey {
+            Some(_) => Some(progress.standing(&origin)?),
+            None => None,
+        };
         let wanted = progress.wanted(&self.node, &origin, provenance.state.as_deref())?;
         if wanted == Wanted::Nothing {
             self.skip();
@@ -120,6 +126,19 @@ impl SourceOutlet {
         }
         let resumed = progress.resume(&origin, &wanted)?;
         let partial = wanted.partial().cloned();
+        if let Some((survey, standing)) = self.survey.as_ref().zip(standing) {
+            let document = Surveyed {
+                item,
+                source: Arc::clone(&self.node),
+                partial,
+                resumed,
+            };
+            let counted = survey.count(standing, document).await;
+            return counted.map_err(|(node, error)| {
+                self.shared.fail(&node, error);
+                StageError::Cancelled
+            });
+        }
         let n_dead_kept = self.forget_letters(&origin, resumed.as_deref(), partial.as_deref())?;
         item.set_source(&self.node);
         let token = tracker.begin_arrival(
@@ -239,6 +258,10 @@ impl SourceOutlet {
     /// # Errors
     /// As [`SourceOutlet::send`].
     pub async fn remove(&self, uri: &str) -> Result<(), StageError> {
+        if let Some(survey) = &self.survey {
+            survey.count_gone(true);
+            return Ok(());
+        }
         let origin = Arc::new(Origin::new(uri, "", &[]));
         let _claim = self.shared.tracker.claim(origin.id).await?;
         self.forget_letters(&origin, None, None)?;
@@ -250,6 +273,20 @@ impl SourceOutlet {
         // It has no items, so it ends here and now.
         drop(self.shared.tracker.begin_arrival(&origin, arrival));
         Ok(())
+    }
+
+    /// Whether the source is asked for a dry run: it lists its documents once, as
+    /// it would to send them, and does not wait for others. What it sends and
+    /// removes is counted and nothing else.
+    pub fn is_dry_run(&self) -> bool {
+        self.survey.is_some()
+    }
+
+    /// Counts a document that is gone and whose rows stay, for a dry run.
+    pub fn count_gone(&self) {
+        if let Some(survey) = &self.survey {
+            survey.count_gone(false);
+        }
     }
 
     /// The documents of this source that earlier runs have stored or set aside.
@@ -305,6 +342,10 @@ impl SourceOutlet {
             return Ok(());
         }
         let error = &self.shared.secrets.redact_item(error);
+        if let Some(survey) = &self.survey {
+            survey.count_unreadable(&self.node, &origin, error);
+            return Ok(());
+        }
         let letters = &self.shared.dead_letters;
         self.forget_letters(&origin, None, None)?;
         let key = Key::document(origin.id);

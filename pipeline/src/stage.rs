@@ -55,6 +55,28 @@ pub trait Stage: Send {
     fn n_tokens(&self, item: &Item) -> usize {
         item.text().map_or(1, |text| text.len().div_ceil(4).max(1))
     }
+
+    /// The number of pages that [`Stage::process`] would make of a document,
+    /// without making any, for [`Pipeline::dry_run`](crate::Pipeline::dry_run).
+    /// It is the number that the stage announces by [`Outlet::expect_pages`].
+    /// [`Stage::start`] has not been called.
+    ///
+    /// # Errors
+    /// As [`Stage::process`].
+    fn count_pages(&mut self, _document: &Item) -> Result<PageCount, StageError> {
+        Ok(PageCount::Unknown)
+    }
+}
+
+/// What a stage makes of a document; see [`Stage::count_pages`].
+#[derive(Debug)]
+pub enum PageCount {
+    /// The stage makes no pages of this document: it passes on.
+    Unknown,
+    /// So many pages.
+    Pages(u32),
+    /// The document would be set aside as a whole, for this reason.
+    Unreadable(ItemError),
 }
 
 /// Where a stage puts what it made.
@@ -277,6 +299,20 @@ pub trait Sink: Send {
     /// As [`Sink::open`].
     fn inventory<'a>(
         &'a mut self,
+        _mark: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Inventory, StageError>> {
+        Box::pin(async { Ok(Inventory::Unknown) })
+    }
+
+    /// What the sink holds, asked of one that is not open and will not be, for
+    /// [`Pipeline::dry_run`](crate::Pipeline::dry_run): it must not write, make or
+    /// remove anything. The default is that it cannot tell.
+    ///
+    /// # Errors
+    /// As [`Sink::open`].
+    fn peek<'a>(
+        &'a mut self,
+        _input: &'a SinkInput,
         _mark: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Inventory, StageError>> {
         Box::pin(async { Ok(Inventory::Unknown) })

@@ -1,6 +1,7 @@
 //! `pagemill run`.
 
 mod board;
+mod dry_run;
 mod reload;
 mod reports;
 mod signals;
@@ -27,7 +28,8 @@ use reload::Reload;
 #[derive(Args)]
 #[command(
     after_help = "Examples:\n  pagemill run documents --set documents.source.files.path=~/papers\n  \
-                  pagemill run --all --metrics 127.0.0.1:9464"
+                  pagemill run --all --metrics 127.0.0.1:9464\n  \
+                  pagemill run documents --dry-run"
 )]
 pub(crate) struct RunArgs {
     /// The pipelines; the file's first if left out
@@ -41,6 +43,10 @@ pub(crate) struct RunArgs {
     /// Print the report as JSON on standard output; a list for several pipelines
     #[arg(long)]
     json: bool,
+    /// Print what a run would do, and change nothing: documents that are new, changed
+    /// or gone, pages to make, bytes to read, and the time by the rate of the last run
+    #[arg(long, conflicts_with_all = ["trace", "metrics"])]
+    dry_run: bool,
     /// Remove what is stored of documents that are gone from their source; refused
     /// where the source finds nothing at all, unless `--prune=all`
     #[arg(
@@ -138,6 +144,14 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let graphs = reload.choice().of(&file)?;
     check(&file, &graphs, &resources)?;
     crate::check::warn(&file);
+    let is_list = args.all || args.pipelines.len() > 1;
+    if args.dry_run {
+        let options = RunOptions {
+            prune: PruneArg::option(args.prune),
+            ..RunOptions::default()
+        };
+        return dry_run::run(&file, &graphs, &resources, &options, args.json, is_list);
+    }
     let trace = args.trace.as_deref().map(begin_trace).transpose()?;
     let listener = args.metrics.as_deref().map(listen).transpose()?;
     let options = RunOptions {
@@ -149,7 +163,6 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<u8> {
         .iter()
         .map(|graph| Job::new(&file, graph, &resources, options.clone()));
     let jobs = jobs.collect::<Result<Vec<Job>, ConfigError>>()?;
-    let is_list = args.all || args.pipelines.len() > 1;
     let mut reports = Reports::new(args.json, is_list);
     let anew = supervise::Anew {
         reload,

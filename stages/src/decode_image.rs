@@ -8,11 +8,12 @@ pub(crate) mod pages;
 pub(crate) mod picture;
 mod tiff_pages;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pagemill_pipeline::{
-    DocumentBytes, Field, FieldError, FieldType, Fields, Image, Item, ItemError, Outlet, Resources,
-    Stage, StageConfig, StageError, Word,
+    DocumentBytes, Field, FieldError, FieldType, Fields, Image, Item, ItemError, Outlet, PageCount,
+    Resources, Stage, StageConfig, StageError, Word,
 };
 use serde::Deserialize;
 
@@ -98,6 +99,15 @@ impl StageConfig for DecodeImageConfig {
     }
 }
 
+/// A picture document that the worker has opened.
+struct OpenPicture {
+    document: Arc<SealedDocument>,
+    reader: Reader,
+    opened: Opened,
+    /// Time that opening took.
+    took: Duration,
+}
+
 /// Decodes picture documents; others pass on unchanged.
 pub struct DecodeImage {
     settings: ProcessSettings,
@@ -155,62 +165,26 @@ impl DecodeImage {
         bytes: &DocumentBytes,
         outlet: &mut Outlet<'_>,
     ) -> Result<(), StageError> {
-        let Some(format) = PictureFormat::of(&item.origin().media_type) else {
-            let reason = format!(
-                "`{}` is no kind of picture it reads",
-                item.origin().media_type
-            );
-            let error =
-                ItemError::new("decode", reason).hint("convert it to PNG, JPEG, TIFF or WebP");
-            outlet.dead_letter(item, error);
-            return Ok(());
-        };
-        let DocumentLimits {
-            document_s,
-            memory_mb,
-            pixels,
-            ..
-        } = self.settings.limits;
-        let max_bytes = u64::from(memory_mb) << 20;
-        if bytes.len() as u64 > max_bytes {
-            let n_mb = bytes.len() >> 20;
-            let reason = format!("it has {n_mb} MB, and a worker process may use {memory_mb} MB");
-            let error = ItemError::new("decode", reason).hint("raise `limits.memory_mb`");
-            outlet.dead_letter(item, error);
-            return Ok(());
-        }
         if outlet.leaves_unfinished(&item) {
             return Ok(());
         }
-        let document =
-            SealedDocument::of(bytes).map_err(|error| fatal(StartError::Memory(error)))?;
-        let limits = PictureLimits {
-            max_pixels: pixels,
-            max_bytes,
-        };
-        let reader = Reader::Picture { format, limits };
-        let began = Instant::now();
-        let opened = match self.open(&document, &reader).map_err(fatal)? {
-            Ok(opened) => opened,
-            Err(failure) => {
-                outlet.dead_letter(item, describe(&failure));
+        let picture = match self.open_picture(&item, bytes)? {
+            Ok(picture) => picture,
+            Err(error) => {
+                outlet.dead_letter(item, error);
                 return Ok(());
             }
         };
-        // Before the first page is sent: nothing of such a document is stored.
-        if opened.n_pages > self.max_pages {
-            let (n_pages, max_pages) = (opened.n_pages, self.max_pages);
-            let reason = format!("it has {n_pages} pages, and `max_pages` is {max_pages}");
-            outlet.dead_letter(
-                item,
-                ItemError::new("decode", reason).hint("raise `max_pages`"),
-            );
-            return Ok(());
-        }
+        let OpenPicture {
+            document,
+            reader,
+            opened,
+            took: mut spent,
+        } = picture;
+        let document_s = self.settings.limits.document_s;
         // What an earlier run stored before it was stopped is not decoded again.
         let stored = outlet.stored_pages(&item);
         outlet.expect_pages(&item, opened.n_pages);
-        let mut spent = began.elapsed();
         let indices = (0..opened.n_pages).filter(|index| !stored.contains(&(index + 1)));
         for index in indices {
             if outlet.is_cancelled() {
@@ -239,6 +213,56 @@ impl DecodeImage {
             outlet.dead_letter(missing, PictureError::CutOff.into());
         }
         Ok(())
+    }
+
+    /// Opens a picture document; the error says why it is set aside as a whole.
+    fn open_picture(
+        &mut self,
+        item: &Item,
+        bytes: &DocumentBytes,
+    ) -> Result<Result<OpenPicture, ItemError>, StageError> {
+        let media_type = &item.origin().media_type;
+        let Some(format) = PictureFormat::of(media_type) else {
+            let reason = format!("`{media_type}` is no kind of picture it reads");
+            let hint = "convert it to PNG, JPEG, TIFF or WebP";
+            return Ok(Err(ItemError::new("decode", reason).hint(hint)));
+        };
+        let DocumentLimits {
+            memory_mb, pixels, ..
+        } = self.settings.limits;
+        let max_bytes = u64::from(memory_mb) << 20;
+        if bytes.len() as u64 > max_bytes {
+            let n_mb = bytes.len() >> 20;
+            let reason = format!("it has {n_mb} MB, and a worker process may use {memory_mb} MB");
+            let hint = "raise `limits.memory_mb`";
+            return Ok(Err(ItemError::new("decode", reason).hint(hint)));
+        }
+        let document =
+            SealedDocument::of(bytes).map_err(|error| fatal(StartError::Memory(error)))?;
+        let limits = PictureLimits {
+            max_pixels: pixels,
+            max_bytes,
+        };
+        let reader = Reader::Picture { format, limits };
+        let began = Instant::now();
+        let opened = match self.open(&document, &reader).map_err(fatal)? {
+            Ok(opened) => opened,
+            Err(failure) => return Ok(Err(describe(&failure))),
+        };
+        // Before the first page is sent: nothing of such a document is stored.
+        if opened.n_pages > self.max_pages {
+            let (n_pages, max_pages) = (opened.n_pages, self.max_pages);
+            let reason = format!("it has {n_pages} pages, and `max_pages` is {max_pages}");
+            return Ok(Err(
+                ItemError::new("decode", reason).hint("raise `max_pages`")
+            ));
+        }
+        Ok(Ok(OpenPicture {
+            document,
+            reader,
+            opened,
+            took: began.elapsed(),
+        }))
     }
 
     /// Opens a document; one that the worker did not survive once more.
@@ -361,11 +385,14 @@ fn send_page(
     }
 }
 
+fn is_to_decode(item: &Item) -> bool {
+    item.origin().media_type.starts_with(media::PICTURE) && item.image().is_none()
+}
+
 impl Stage for DecodeImage {
     fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
         for item in batch {
-            let is_picture = item.origin().media_type.starts_with(media::PICTURE);
-            if !is_picture || item.image().is_some() {
+            if !is_to_decode(&item) {
                 outlet.send(item)?;
                 continue;
             }
@@ -377,6 +404,21 @@ impl Stage for DecodeImage {
             }
         }
         Ok(())
+    }
+
+    /// Opens the document, and decodes nothing.
+    fn count_pages(&mut self, document: &Item) -> Result<PageCount, StageError> {
+        if !is_to_decode(document) {
+            return Ok(PageCount::Unknown);
+        }
+        let Some(bytes) = document.document() else {
+            let error = ItemError::missing("decode", &Field::DOCUMENT.name);
+            return Ok(PageCount::Unreadable(error));
+        };
+        Ok(match self.open_picture(document, bytes)? {
+            Ok(picture) => PageCount::Pages(picture.opened.n_pages),
+            Err(error) => PageCount::Unreadable(error),
+        })
     }
 }
 

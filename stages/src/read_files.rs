@@ -229,14 +229,16 @@ impl ReadFiles {
             },
             read_ahead: ReadAhead::new(),
             outlet,
+            is_watched: self.watch.is_some(),
         };
         if let Some(retries) = pass.outlet.retries() {
             let retries = retries.to_vec();
             return pass.feed_again(retries).await;
         }
         match self.watch {
-            Some(watching) => Watch::new(pass, watching).run().await,
-            None => pass.run().await,
+            // A dry run looks at what is there now.
+            Some(watching) if !pass.outlet.is_dry_run() => Watch::new(pass, watching).run().await,
+            _ => pass.run().await,
         }
     }
 }

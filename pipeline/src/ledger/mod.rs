@@ -7,7 +7,9 @@
 //! finished the ledger knows the pages that are durable already, as rows that a
 //! sink has staged.
 
+mod copy;
 mod progress;
+mod rates;
 mod reconcile;
 mod resume;
 mod store;
@@ -17,7 +19,8 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub(crate) use progress::{Progress, Wanted};
+pub(crate) use progress::{Progress, Standing, Wanted};
+pub(crate) use rates::{NodeRate, Rates};
 pub use store::{LedgerDocument, StoredIn};
 
 use crate::document::Ack;
@@ -32,6 +35,8 @@ pub struct Ledger {
     store: Store,
     /// Held by the one run that resumes inside documents; released with the process.
     lock: Option<File>,
+    /// Whether it is a copy in memory: nobody else has it.
+    is_copy: bool,
 }
 
 impl Ledger {
@@ -43,7 +48,22 @@ impl Ledger {
         Ok(Self {
             store: Store::open(&place(folder, pipeline, "db"))?,
             lock: None,
+            is_copy: false,
         })
+    }
+
+    /// A copy of the ledger in memory: what is changed in it changes nothing on disk.
+    pub(crate) fn copy(folder: &Path, pipeline: &str) -> Result<Self, StageError> {
+        Ok(Self {
+            store: Store::copy(&place(folder, pipeline, "db"))?,
+            lock: None,
+            is_copy: true,
+        })
+    }
+
+    /// Whether no other run resumes inside documents while this one is open.
+    fn is_only_one(&self) -> bool {
+        self.is_copy || self.lock.is_some()
     }
 
     /// The same, or nothing where no run has made one yet.

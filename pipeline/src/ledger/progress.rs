@@ -47,6 +47,20 @@ impl Wanted {
     }
 }
 
+/// Why a document is made, or is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// No sink has seen it.
+    New,
+    /// The sinks hold another content of it.
+    Changed,
+    /// Its content is the same: these sinks lack it, or hold rows of other
+    /// settings, or it is to be done again.
+    MadeAgain(Vec<Arc<str>>),
+    /// Every sink holds it.
+    Unchanged,
+}
+
 /// A run's side of the ledger. Without one, everything is done in each run.
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -75,7 +89,7 @@ impl Progress {
             let identities = sinks.iter().map(|sink| &*sink.identity);
             ledger.store.use_sinks(identities)?;
         }
-        let is_locked = ledger.as_ref().is_some_and(|ledger| ledger.lock.is_some());
+        let is_locked = ledger.as_ref().is_some_and(Ledger::is_only_one);
         Ok(Self {
             ledger,
             sinks,
@@ -101,7 +115,7 @@ impl Progress {
     /// runs left: it holds the ledger's lock, or there is no ledger.
     pub(crate) fn is_heir(&self) -> bool {
         let ledger = self.ledger.as_ref();
-        ledger.is_none_or(|ledger| ledger.lock.is_some())
+        ledger.is_none_or(Ledger::is_only_one)
     }
 
     /// For the sink that stands `place`-th.
@@ -161,6 +175,29 @@ impl Progress {
             ledger.store.change(|to| to.put(&known))?;
         }
         Ok(Wanted::Nothing)
+    }
+
+    /// Why [`Progress::wanted`] answers as it does.
+    pub(crate) fn standing(&self, origin: &Origin) -> Result<Standing, StageError> {
+        let Some((_, known)) = self.record(origin.id)? else {
+            return Ok(Standing::New);
+        };
+        let content_hash = origin.content_hash.to_string();
+        let lacks = |sink: &&SinkKey| !known.is_in(sink, &content_hash);
+        let lacking: Vec<Arc<str>> = self
+            .sinks
+            .iter()
+            .filter(lacks)
+            .map(|sink| Arc::clone(&sink.node))
+            .collect();
+        let mut stored = known.stored.values();
+        let is_same = known.content_hash == content_hash
+            || stored.any(|stored| stored.content_hash == content_hash);
+        Ok(match (lacking.is_empty(), is_same) {
+            (true, _) => Standing::Unchanged,
+            (false, true) => Standing::MadeAgain(lacking),
+            (false, false) => Standing::Changed,
+        })
     }
 
     fn partial(&self, known: &LedgerDocument, content_hash: &str) -> Partial {

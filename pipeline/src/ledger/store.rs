@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 
+use super::copy::copy_into_memory;
 use crate::error::StageError;
 use crate::graph::SinkKey;
 use crate::key::DocumentId;
@@ -18,7 +19,7 @@ use crate::key::DocumentId;
 /// Raised when the tables change: an older file is put aside and rebuilt.
 const VERSION: i64 = 2;
 
-const TABLES: &str = "
+pub(super) const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS documents (
         id BLOB PRIMARY KEY, uri TEXT NOT NULL, source TEXT NOT NULL, state TEXT,
         content_hash TEXT NOT NULL, is_undone INTEGER NOT NULL,
@@ -33,6 +34,8 @@ const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS pages (
         id BLOB NOT NULL, node TEXT NOT NULL, page INTEGER NOT NULL,
         PRIMARY KEY (id, node, page)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS rates (
+        key TEXT PRIMARY KEY, n_items INTEGER NOT NULL, seconds REAL NOT NULL);
 ";
 
 /// A document that is known: from a source, or from the rows of a sink.
@@ -142,7 +145,26 @@ impl Store {
             }
             Err(error) => return Err(cannot(error)),
         };
-        let identities = read_identities(&connection).map_err(cannot)?;
+        Self::new(path, connection).map_err(cannot)
+    }
+
+    /// A copy of `path` in memory, which changes nothing on disk. It is empty
+    /// where a run would put the file aside.
+    pub(super) fn copy(path: &Path) -> Result<Self, StageError> {
+        let copied = copy_into_memory(path, VERSION).or_else(|error| {
+            if !is_damage(&error) {
+                return Err(error);
+            }
+            tracing::warn!(path = %path.display(), "the ledger is damaged: it counts as empty");
+            let connection = Connection::open_in_memory()?;
+            connection.execute_batch(TABLES).map(|()| connection)
+        });
+        let store = copied.and_then(|connection| Self::new(path, connection));
+        store.map_err(|error| cannot(path, error))
+    }
+
+    fn new(path: &Path, connection: Connection) -> rusqlite::Result<Self> {
+        let identities = read_identities(&connection)?;
         Ok(Self {
             path: path.to_owned(),
             connection: Mutex::new(connection),
@@ -228,6 +250,14 @@ impl Store {
         done.map_err(|error| self.cannot(error))
     }
 
+    /// Reads with `query`.
+    pub(super) fn read<T>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StageError> {
+        query(&self.lock()).map_err(|error| self.cannot(error))
+    }
+
     pub(super) fn mark(&self, sink: &str) -> Result<Option<String>, StageError> {
         let connection = self.lock();
         let mark = connection
@@ -288,6 +318,10 @@ const SELECT: &str =
 pub(super) struct Changes<'a>(&'a Transaction<'a>);
 
 impl Changes<'_> {
+    pub(super) fn transaction(&self) -> &Transaction<'_> {
+        self.0
+    }
+
     /// The document is done: what was staged of it is a part of the table now.
     pub(super) fn put(&self, document: &LedgerDocument) -> rusqlite::Result<()> {
         self.update(document)?;

@@ -1,6 +1,7 @@
 //! Runs a pipeline: threads for stages, tasks for sources and sinks.
 
 mod control;
+mod dry_run;
 mod port;
 mod sink;
 mod start;
@@ -42,12 +43,12 @@ use crate::gather::Gather;
 use crate::graph::{Node, Pipeline, Work};
 use crate::item::Item;
 use crate::key::DocumentId;
-use crate::ledger::{Ledger, Progress};
+use crate::ledger::{Ledger, NodeRate, Progress, Rates};
 use crate::meter::MetersSince;
 use crate::metrics::{NodeMetrics, Role, RunMetrics, SinkMeter, add_one};
 use crate::page_progress::PageProgress;
 use crate::prune::Prune;
-use crate::report::{Report, StopReason};
+use crate::report::{Report, Snapshot, StopReason};
 use crate::retry::OnError;
 use crate::secrets::Secrets;
 use crate::source_outlet::FeedAgain;
@@ -56,6 +57,8 @@ use crate::trace::Trace;
 
 pub use control::RunControl;
 use control::{CancelOnDrop, Watched, WatchedNode};
+pub use dry_run::{DocumentForecast, Forecast, NodeForecast};
+pub(crate) use dry_run::{Survey, Surveyed};
 use start::Start;
 use unfinished::Unfinished;
 
@@ -203,6 +206,37 @@ pub struct Renewed {
     pub n_rows_dropped: u64,
 }
 
+/// The rates of a run whose nodes have these keys; none where it made no page.
+fn rates_of(totals: &Snapshot, keys: &[Arc<str>]) -> Option<Rates> {
+    let n_pages = totals.pages_done.saturating_sub(totals.pages_resumed);
+    if n_pages == 0 {
+        return None;
+    }
+    let busiest = totals.nodes.iter();
+    let busiest = busiest.map(|node| node.busy_s / node.workers.max(1) as f64);
+    let mut sources = totals.nodes.iter().filter(|n| n.role == Role::Source);
+    // A source that waited for documents to come says nothing about the pace.
+    let seconds = if sources.any(|source| source.starved_s > 0.0) {
+        busiest.fold(0.0, f64::max)
+    } else if totals.pages_per_s > 0.0 {
+        n_pages as f64 / totals.pages_per_s
+    } else {
+        totals.elapsed_s
+    };
+    let nodes = totals.nodes.iter().zip(keys).map(|(node, key)| {
+        let rate = NodeRate {
+            n_items: node.items,
+            busy_s: node.busy_s,
+        };
+        (key.to_string(), rate)
+    });
+    Some(Rates {
+        n_pages,
+        seconds,
+        nodes: nodes.collect(),
+    })
+}
+
 impl Pipeline {
     /// Runs the pipeline to its end: until the sources have no more, or
     /// [`RunControl::drain`] or [`RunControl::cancel`] is called.
@@ -226,23 +260,13 @@ impl Pipeline {
         let progress = self
             .open_ledger()
             .map_err(|error| refused("ledger", error))?;
-        let shared = Arc::new(Shared {
-            stop: Arc::clone(&control.stop),
-            tracker: Tracker::new(Arc::clone(&control.stop)),
-            metrics: RunMetrics::default(),
-            pages: PageProgress::new(),
-            dead_letters,
-            progress,
-            unfinished: Unfinished::of(&self.nodes),
-            gathers: self.gathers(),
-            reach: self.reach(),
-            options: self.options.clone(),
-            secrets: secrets.clone(),
-            only: self.options.documents(),
-            sinks: RwLock::default(),
-            failure: Mutex::default(),
-            started: Arc::clone(&control.started),
-        });
+        let gathers = self.gathers();
+        let shared = self.share(control, dead_letters, progress, gathers);
+        let keys: Vec<Arc<str>> = self
+            .nodes
+            .iter()
+            .map(|node| Arc::clone(&node.key))
+            .collect();
         let mut cancel_on_drop = CancelOnDrop(Some(Arc::clone(&shared.stop)));
         let metrics: Vec<Arc<NodeMetrics>> = self.nodes.iter().map(|_| Arc::default()).collect();
         let mut watched: Vec<WatchedNode> = self
@@ -281,7 +305,16 @@ impl Pipeline {
             (false, true) => StopReason::Drained,
             (false, false) => StopReason::Finished,
         };
-        let report = Report::new(name.clone(), stopped, watched.snapshot());
+        let totals = watched.snapshot();
+        let is_typical = stopped != StopReason::Cancelled && shared.only.is_none();
+        if is_typical
+            && let Some(rates) = rates_of(&totals, &keys)
+            && let Err(error) = shared.progress.note_rates(&rates)
+        {
+            // The next dry run estimates with older ones, or not.
+            tracing::debug!(%error, "the rates of this run are not kept");
+        }
+        let report = Report::new(name.clone(), stopped, totals);
         let failure = shared
             .failure
             .lock()
@@ -296,6 +329,33 @@ impl Pipeline {
                 report: Some(Box::new(report)),
             }),
         }
+    }
+
+    /// What the nodes of a run share.
+    fn share(
+        &self,
+        control: &RunControl,
+        dead_letters: DeadLetters,
+        progress: Arc<Progress>,
+        gathers: HashMap<usize, Arc<Gather>>,
+    ) -> Arc<Shared> {
+        Arc::new(Shared {
+            stop: Arc::clone(&control.stop),
+            tracker: Tracker::new(Arc::clone(&control.stop)),
+            metrics: RunMetrics::default(),
+            pages: PageProgress::new(),
+            dead_letters,
+            progress,
+            unfinished: Unfinished::of(&self.nodes),
+            gathers,
+            reach: self.reach(),
+            options: self.options.clone(),
+            secrets: self.secrets.clone(),
+            only: self.options.documents(),
+            sinks: RwLock::default(),
+            failure: Mutex::default(),
+            started: Arc::clone(&control.started),
+        })
     }
 
     /// Makes the ledger again from what the sinks hold; returns how many
@@ -374,6 +434,11 @@ impl Pipeline {
             Some(folder) => Some(Ledger::open_for_run(folder, &self.name)?),
             None => None,
         };
+        self.progress(ledger)
+    }
+
+    /// A run's side of `ledger`.
+    fn progress(&self, ledger: Option<Ledger>) -> Result<Arc<Progress>, StageError> {
         let sources = self.nodes.iter().filter(|node| node.role() == Role::Source);
         let sources = sources.map(|node| Arc::clone(&node.name)).collect();
         let progress = Progress::new(ledger, self.sinks.clone(), sources, self.can_stage)?;

@@ -116,6 +116,7 @@ impl Start {
                         shared: Arc::clone(&shared),
                         metrics,
                         lane: Lane::new(trace.as_ref(), &pipeline, &name),
+                        survey: None,
                     };
                     sources.push((source, outlet));
                 }
@@ -297,7 +298,7 @@ async fn open_sinks(
 }
 
 /// Waits for tasks to end; a panic of one stops the run.
-async fn join(
+pub(super) async fn join(
     tasks: &mut JoinSet<()>,
     names: &HashMap<tokio::task::Id, Arc<str>>,
     shared: &Shared,
@@ -311,7 +312,7 @@ async fn join(
     }
 }
 
-async fn run_source(source: Box<dyn Source>, outlet: SourceOutlet, shared: Arc<Shared>) {
+pub(super) async fn run_source(source: Box<dyn Source>, outlet: SourceOutlet, shared: Arc<Shared>) {
     let (node, metrics) = (Arc::clone(&outlet.node), Arc::clone(&outlet.metrics));
     let started = Instant::now();
     let ended = tokio::select! {

@@ -6,7 +6,7 @@ mod stages;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,9 @@ pub(super) use self::stages::{Act, expected_rows, n_pages, uri};
 pub(super) use self::table::{Table, Tables};
 use super::{RunControl, RunError, RunOptions};
 use crate::graph::Pipeline;
-use crate::{ConfigFile, DeadLetter, Ledger, LedgerDocument, Registry, Report, Resources};
+use crate::{
+    ConfigFile, DeadLetter, Forecast, Ledger, LedgerDocument, Registry, Report, Resources,
+};
 
 /// A run that takes longer hangs: they take some milliseconds.
 const WATCHDOG: Duration = Duration::from_secs(30);
@@ -169,6 +171,36 @@ impl Place {
             ended.unwrap_or_else(|_| panic!("the run hangs: {:#?}", control.snapshot()))
         });
         Ran { ended, world }
+    }
+
+    /// Returns what a run would do, after a check that nothing was changed.
+    #[track_caller]
+    pub(super) fn dry_run(&self, nodes: &str, world: World) -> Result<Forecast, RunError> {
+        let world = Arc::new(world);
+        let pipeline = self.pipeline(nodes, &world);
+        let before = self.files();
+        let ended = RUNTIME.block_on(async {
+            let ended = tokio::time::timeout(WATCHDOG, pipeline.dry_run()).await;
+            ended.expect("the dry run hangs")
+        });
+        assert!(world.made().is_empty(), "a page was made");
+        assert_eq!(self.files(), before);
+        ended
+    }
+
+    /// Every file of the folder.
+    fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+        let (mut files, mut folders) = (BTreeMap::new(), vec![self.folder.path().to_owned()]);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(&folder).expect("readable") {
+                let path = entry.expect("readable").path();
+                if path.is_dir() {
+                    folders.push(path.clone());
+                }
+                files.insert(path.clone(), std::fs::read(&path).unwrap_or_default());
+            }
+        }
+        files
     }
 
     /// Rebuilds the ledger; how many documents it then knows.

@@ -77,6 +77,28 @@ impl Table {
         } else {
             None
         };
+        let mut table = Self::new(folder, uri, name, writer);
+        table.reload().await?;
+        Ok(table)
+    }
+
+    /// Opens the table to look at it: nothing is made or changed.
+    ///
+    /// # Errors
+    /// A table that cannot be read.
+    pub(super) async fn peek(uri: &str, name: &str, writer: Writer) -> Result<Self, StageError> {
+        let folder = is_local(uri).then(|| absolute_folder(uri)).transpose()?;
+        let path = folder
+            .as_ref()
+            .map(|folder| format!("{folder}/{name}.lance"));
+        let mut table = Self::new(folder, uri, name, writer);
+        if path.is_none_or(|path| Path::new(&path).exists()) {
+            table.reload().await?;
+        }
+        Ok(table)
+    }
+
+    fn new(folder: Option<String>, uri: &str, name: &str, writer: Writer) -> Self {
         let (uri, store, journal) = if let Some(folder) = &folder {
             let path = format!("{folder}/{name}.lance");
             let journal = Arc::new(WriteJournal::new(Path::new(&path), &writer.id));
@@ -94,7 +116,7 @@ impl Table {
         } else {
             (remote_uri(uri, name), None, None)
         };
-        let mut table = Self {
+        Self {
             name: name.to_owned(),
             uri,
             folder,
@@ -105,9 +127,7 @@ impl Table {
             own: HashSet::new(),
             pipeline: writer.pipeline,
             journal,
-        };
-        table.reload().await?;
-        Ok(table)
+        }
     }
 
     pub(super) fn uri(&self) -> &str {
@@ -384,24 +404,32 @@ fn is_conflict(error: &Error) -> bool {
 
 /// Makes the folder and checks that files can be made in it; its absolute path.
 fn writable_folder(uri: &str) -> Result<String, StageError> {
-    let cannot = |error: std::io::Error| {
-        StageError::caused(
-            format_args!("cannot write to the folder `{uri}`"),
-            "set `uri` to a folder that this user may write to",
-            error,
-        )
-    };
-    let folder = std::path::absolute(Path::new(uri)).map_err(cannot)?;
-    std::fs::create_dir_all(&folder).map_err(cannot)?;
+    let cannot = |error| cannot_write(uri, error);
+    let text = absolute_folder(uri)?;
+    let folder = Path::new(&text);
+    std::fs::create_dir_all(folder).map_err(cannot)?;
     let probe = folder.join(format!(".pagemill-{}", std::process::id()));
     std::fs::write(&probe, b"").map_err(cannot)?;
     std::fs::remove_file(&probe).map_err(cannot)?;
+    Ok(text)
+}
+
+fn absolute_folder(uri: &str) -> Result<String, StageError> {
+    let folder = std::path::absolute(Path::new(uri)).map_err(|error| cannot_write(uri, error))?;
     folder.to_str().map(str::to_owned).ok_or_else(|| {
         StageError::fatal(
             format_args!("the folder `{uri}` has a name that is not UTF-8"),
             "set `uri` to a folder with another name",
         )
     })
+}
+
+fn cannot_write(uri: &str, error: std::io::Error) -> StageError {
+    StageError::caused(
+        format_args!("cannot write to the folder `{uri}`"),
+        "set `uri` to a folder that this user may write to",
+        error,
+    )
 }
 
 /// Whether the database is a folder of this machine.

@@ -223,6 +223,25 @@ impl LanceDb {
         })
     }
 
+    fn table_name<'a>(&'a self, input: &'a SinkInput) -> Result<&'a str, StageError> {
+        let name = self.config.table.as_deref().unwrap_or(&input.pipeline);
+        if !is_table_name(name) {
+            return Err(StageError::fatal(
+                format_args!("the pipeline's name `{name}` is no name for a table"),
+                format_args!("set `table`: {NAME_HINT}"),
+            ));
+        }
+        Ok(name)
+    }
+
+    fn writer(&self, input: &SinkInput) -> Writer {
+        Writer {
+            pipeline: input.pipeline.clone(),
+            id: input.writer.clone(),
+            durability: self.config.durability,
+        }
+    }
+
     fn opened(&mut self) -> &mut Opened {
         self.opened
             .as_mut()
@@ -446,19 +465,8 @@ impl Sink for LanceDb {
     fn open<'a>(&'a mut self, input: &'a SinkInput) -> BoxFuture<'a, Result<(), StageError>> {
         Box::pin(async move {
             let columns = Columns::new(&input.fields)?;
-            let name = self.config.table.as_deref().unwrap_or(&input.pipeline);
-            if !is_table_name(name) {
-                return Err(StageError::fatal(
-                    format_args!("the pipeline's name `{name}` is no name for a table"),
-                    format_args!("set `table`: {NAME_HINT}"),
-                ));
-            }
-            let writer = Writer {
-                pipeline: input.pipeline.clone(),
-                id: input.writer.clone(),
-                durability: self.config.durability,
-            };
-            let table = Table::open(&self.config.uri, name, writer).await?;
+            let name = self.table_name(input)?;
+            let table = Table::open(&self.config.uri, name, self.writer(input)).await?;
             if let Some(schema) = table.schema() {
                 columns.check(name, &schema)?;
             }
@@ -482,6 +490,22 @@ impl Sink for LanceDb {
         mark: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Inventory, StageError>> {
         Box::pin(async move { self.opened().table.inventory(mark).await })
+    }
+
+    fn peek<'a>(
+        &'a mut self,
+        input: &'a SinkInput,
+        mark: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Inventory, StageError>> {
+        Box::pin(async move {
+            let columns = Columns::new(&input.fields)?;
+            let name = self.table_name(input)?;
+            let mut table = Table::peek(&self.config.uri, name, self.writer(input)).await?;
+            if let Some(schema) = table.schema() {
+                columns.check(name, &schema)?;
+            }
+            table.inventory(mark).await
+        })
     }
 
     fn mark(&self) -> Option<String> {

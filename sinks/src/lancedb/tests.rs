@@ -131,6 +131,30 @@ async fn a_rerun_replaces_the_rows_of_a_document_and_leaves_the_others() {
 }
 
 #[tokio::test]
+async fn a_table_is_looked_at_without_being_made_or_changed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let uri = format!("{}/new", folder.path().display());
+    let peek = async |mark: Option<&str>| {
+        let mut sink = LanceDb::new(config(&uri)).expect("the settings are good");
+        let held = sink.peek(&input(TEXT_AND_VECTOR), mark).await;
+        held.expect("it is looked at")
+    };
+    assert_eq!(peek(None).await, Inventory::Documents(Vec::new()));
+    assert!(!Path::new(&uri).exists());
+    let mut sink = open(config(&uri), &TEXT_AND_VECTOR).await.expect("opens");
+    sink.inventory(None).await.expect("it says what it holds");
+    store(&mut sink, pages("a.pdf", 3, "first")).await;
+    sink.finish().await.expect("finishes");
+    let mark = sink.mark();
+    assert_eq!(peek(mark.as_deref()).await, Inventory::Unchanged);
+    let Inventory::Documents(held) = peek(None).await else {
+        panic!("it is read");
+    };
+    let held: Vec<_> = held.iter().map(|held| (&*held.uri, held.n_rows)).collect();
+    assert_eq!(held, [("a.pdf", 3)]);
+}
+
+#[tokio::test]
 async fn every_type_of_field_is_read_back_and_pixels_are_no_column() {
     let folder = tempfile::tempdir().expect("a folder");
     let uri = folder.path().display().to_string();

@@ -27,7 +27,8 @@ pub(super) struct Folder {
     /// Whether files are synced.
     syncs: bool,
     /// Held as long as the folder is open; the end of the process releases it.
-    _lock: File,
+    /// None where the folder is only looked at.
+    _lock: Option<File>,
     parts: BTreeMap<u64, Part>,
     /// The part that holds a document.
     holders: HashMap<DocumentId, u64>,
@@ -76,21 +77,7 @@ impl Folder {
         make_folder(&path, syncs).map_err(cannot)?;
         let lock = lock(&path)?;
         remove_partial(&path).map_err(cannot)?;
-        let mut folder = Self {
-            path: path.clone(),
-            extension: F::EXTENSION,
-            syncs,
-            _lock: lock,
-            parts: BTreeMap::new(),
-            holders: HashMap::new(),
-            merged: BTreeSet::new(),
-            changed: BTreeSet::new(),
-            is_settled: false,
-            is_synced: true,
-            has_manifest: true,
-            mark: None,
-            faults,
-        };
+        let mut folder = Self::new::<F>(path.clone(), syncs, Some(lock), faults);
         let numbers = folder.numbers().map_err(cannot)?;
         claim(&path, &input.pipeline, !numbers.is_empty())?;
         let newest = numbers.last().map(|number| folder.path_of(*number));
@@ -109,6 +96,46 @@ impl Folder {
         folder.sync()?;
         folder.save_manifest();
         Ok(folder)
+    }
+
+    /// Reads what the folder holds, and changes nothing; `None` where there is none.
+    ///
+    /// # Errors
+    /// A folder or part that cannot be read.
+    pub(super) fn peek<F: Format>(path: &Path, format: &F) -> Result<Option<Self>, StageError> {
+        let cannot = |error: io::Error| {
+            StageError::caused(
+                format_args!("cannot read the folder `{}`", path.display()),
+                "set `path` to a folder that this user may read and write to",
+                error,
+            )
+        };
+        let path = std::path::absolute(path).map_err(cannot)?;
+        if !path.exists() {
+            return Ok(None);
+        }
+        let mut folder = Self::new::<F>(path.clone(), false, None, Faults::default());
+        let numbers = folder.numbers().map_err(cannot)?;
+        folder.read(&numbers, format)?;
+        Ok(Some(folder))
+    }
+
+    fn new<F: Format>(path: PathBuf, syncs: bool, lock: Option<File>, faults: Faults) -> Self {
+        Self {
+            path,
+            extension: F::EXTENSION,
+            syncs,
+            _lock: lock,
+            parts: BTreeMap::new(),
+            holders: HashMap::new(),
+            merged: BTreeSet::new(),
+            changed: BTreeSet::new(),
+            is_settled: false,
+            is_synced: true,
+            has_manifest: true,
+            mark: None,
+            faults,
+        }
     }
 
     /// The part that holds a document.

@@ -174,10 +174,10 @@ impl<F: Format> PartSink<F> {
     }
 
     /// Writes and syncs files on a thread that may wait for a disk.
-    async fn blocking(
+    async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Store<F>) -> Result<(), StageError> + Send + 'static,
-    ) -> Result<(), StageError> {
+        work: impl FnOnce(&mut Store<F>) -> Result<T, StageError> + Send + 'static,
+    ) -> Result<T, StageError> {
         let store = Arc::clone(&self.store);
         let done = tokio::task::spawn_blocking(move || {
             work(&mut store.lock().unwrap_or_else(PoisonError::into_inner))
@@ -204,6 +204,15 @@ impl<F: Format> Sink for PartSink<F> {
     ) -> BoxFuture<'a, Result<Inventory, StageError>> {
         let inventory = self.lock().inventory(mark);
         Box::pin(async { Ok(inventory) })
+    }
+
+    fn peek<'a>(
+        &'a mut self,
+        _input: &'a SinkInput,
+        mark: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Inventory, StageError>> {
+        let mark = mark.map(str::to_owned);
+        Box::pin(self.blocking(move |store| store.peek(mark.as_deref())))
     }
 
     fn mark(&self) -> Option<String> {

@@ -157,6 +157,17 @@ impl<F: Format> Store<F> {
         Inventory::Documents(folder.documents())
     }
 
+    /// The inventory of a folder that is not open; changes nothing.
+    pub(super) fn peek(&self, mark: Option<&str>) -> Result<Inventory, StageError> {
+        let Some(mut folder) = Folder::peek(&self.settings.folder, &self.format)? else {
+            return Ok(Inventory::Documents(Vec::new()));
+        };
+        if mark == Some(folder.mark()) {
+            return Ok(Inventory::Unchanged);
+        }
+        Ok(Inventory::Documents(folder.documents()))
+    }
+
     pub(super) fn mark(&mut self) -> Option<String> {
         Some(self.folder.as_mut()?.mark().to_owned())
     }

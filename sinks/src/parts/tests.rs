@@ -31,7 +31,8 @@ use merged::{
 };
 use reopened::{
     a_document_some_rows_of_which_others_deleted_is_made_again, a_file_that_is_no_part_is_named,
-    a_second_writer_is_refused, of_a_document_in_two_parts_the_later_one_stays,
+    a_folder_that_is_not_there_is_not_made_to_look_at_it, a_second_writer_is_refused,
+    of_a_document_in_two_parts_the_later_one_stays,
     the_inventory_is_that_of_the_parts_whatever_became_of_the_manifest,
     the_mark_fits_until_a_part_changes,
 };
@@ -213,6 +214,7 @@ for_each_format! {
     the_inventory_is_that_of_the_parts_whatever_became_of_the_manifest
     the_mark_fits_until_a_part_changes
     a_document_some_rows_of_which_others_deleted_is_made_again
+    a_folder_that_is_not_there_is_not_made_to_look_at_it
     a_second_writer_is_refused
     of_a_document_in_two_parts_the_later_one_stays
     a_file_that_is_no_part_is_named

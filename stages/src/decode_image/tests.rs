@@ -218,6 +218,30 @@ fn a_tiff_with_more_pages_than_the_limit_is_one_dead_letter() {
 }
 
 #[test]
+fn the_pages_of_a_picture_are_counted_as_they_would_be_decoded() {
+    let config = DecodeImageConfig {
+        max_pages: 3,
+        ..DecodeImageConfig::default()
+    };
+    let mut stage = stage(&config, "");
+    let mut count = |media_type: &str, bytes: &[u8]| {
+        let item = Item::of_document("a.img", media_type, bytes.to_vec());
+        stage.count_pages(&item).unwrap()
+    };
+    let png = encode(flag(), ImageFormat::Png);
+    assert!(matches!(count("image/png", &png), PageCount::Pages(1)));
+    let tiff = tiff_of(&[Some(10), Some(20), Some(30)]);
+    assert!(matches!(count("image/tiff", &tiff), PageCount::Pages(3)));
+    let long = tiff_of(&[Some(1), Some(2), Some(3), Some(4)]);
+    for (media_type, bytes) in [("image/tiff", &long[..]), ("image/x-odd", &png)] {
+        let counted = count(media_type, bytes);
+        assert!(matches!(counted, PageCount::Unreadable(_)), "{counted:?}");
+    }
+    let pdf = count("application/pdf", b"%PDF-1.7");
+    assert!(matches!(pdf, PageCount::Unknown));
+}
+
+#[test]
 fn a_tiff_whose_pages_run_in_a_circle_ends_where_it_began() {
     let mut file = tiff_of(&[Some(1), Some(2)]);
     let last = file.len() - 6;

@@ -22,6 +22,8 @@ pub(super) struct Pass {
     pub(super) reader: Reader,
     pub(super) read_ahead: ReadAhead,
     pub(super) outlet: SourceOutlet,
+    /// Whether the folder is followed, unless this is a dry run.
+    pub(super) is_watched: bool,
 }
 
 /// What became of one file.
@@ -79,7 +81,8 @@ impl Pass {
     /// What is there, and what is not any more.
     fn list(&self) -> Result<(Listed, Missing), StageError> {
         let listed = self.listing.list();
-        if self.outlet.prune() == Prune::No {
+        // A dry run counts those that stay, too.
+        if self.outlet.prune() == Prune::No && !self.outlet.is_dry_run() {
             return Ok((listed, Missing::default()));
         }
         let root = &self.listing.uri;
@@ -103,13 +106,27 @@ impl Pass {
         if n_missing == 0 {
             return uris;
         }
-        if self.outlet.prune() == Prune::Gone && !listed.has_files() {
+        let is_refused = self.outlet.prune() == Prune::Gone && !listed.has_files();
+        if is_refused && !self.is_watched {
             let problem = format!(
                 "pruning is refused: no file was found, and {n_known} documents are known: `{path}`"
             );
             let hint = "look whether the folder is mounted, and at `include` and `exclude`; if the \
                         documents are gone for good, run again with `--prune=all`";
             self.outlet.fail_at_end(StageError::fatal(problem, hint));
+            return Vec::new();
+        }
+        if self.outlet.is_dry_run() {
+            let removes = match self.outlet.prune() {
+                Prune::All => true,
+                // A watched folder without files is taken for one that is not mounted.
+                Prune::Gone | Prune::No if self.is_watched => listed.has_files(),
+                prune => prune == Prune::Gone,
+            };
+            if removes {
+                return uris;
+            }
+            uris.iter().for_each(|_| self.outlet.count_gone());
             return Vec::new();
         }
         tracing::warn!(

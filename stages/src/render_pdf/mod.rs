@@ -33,7 +33,8 @@ pub use crate::cage::{
 use std::sync::Arc;
 
 use pagemill_pipeline::{
-    BufferPool, Field, Image, Item, ItemError, Outlet, PixelBuffer, Stage, StageError, Word,
+    BufferPool, Field, Image, Item, ItemError, Outlet, PageCount, PixelBuffer, Stage, StageError,
+    Word,
 };
 
 use document::DocumentRenderer;
@@ -122,6 +123,27 @@ impl Stage for RenderPdf {
         self.renderer.end();
         Ok(())
     }
+
+    /// Opens the document, and renders nothing.
+    fn count_pages(&mut self, document: &Item) -> Result<PageCount, StageError> {
+        if &*document.origin().media_type != PDF {
+            return Ok(PageCount::Unknown);
+        }
+        let Some(bytes) = document.document() else {
+            let error = ItemError::missing("render", &Field::DOCUMENT.name);
+            return Ok(PageCount::Unreadable(error));
+        };
+        let opened = self.renderer.open(bytes, self.first_pages);
+        let counted = opened.and_then(|opened| {
+            opened.check_n_pages(self.max_pages)?;
+            Ok(opened.n_pages().min(self.first_pages))
+        });
+        match counted {
+            Ok(n_pages) => Ok(PageCount::Pages(n_pages)),
+            Err(error) if error.is_fatal() => Err(fatal(error)),
+            Err(error) => Ok(PageCount::Unreadable(unrendered(&error))),
+        }
+    }
 }
 
 /// One bad page or document goes to the dead letters, a broken machine stops the run.
@@ -129,8 +151,12 @@ fn set_aside(item: Item, error: RenderError, outlet: &mut Outlet<'_>) -> Result<
     if error.is_fatal() {
         return Err(fatal(error));
     }
-    outlet.dead_letter(item, ItemError::new("render", &error).hint(error.hint()));
+    outlet.dead_letter(item, unrendered(&error));
     Ok(())
+}
+
+fn unrendered(error: &RenderError) -> ItemError {
+    ItemError::new("render", error).hint(error.hint())
 }
 
 fn fatal(error: RenderError) -> StageError {

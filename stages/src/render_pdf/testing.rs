@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use pagemill_pipeline::testing::{StageOutput, run_stage};
-use pagemill_pipeline::{Item, Resources, StageConfig};
+use pagemill_pipeline::{Item, Resources, Stage, StageConfig};
 
 use super::config::{RenderPdfConfig, RenderSetup, find_pdfium};
 use crate::cage::testing::worker_command;
@@ -22,21 +22,23 @@ pub fn pdfium() -> Option<PathBuf> {
 
 /// Runs the stage over one PDF, with workers that commit `misdeed`.
 pub fn render(config: &RenderPdfConfig, misdeed: &str, pdf: &[u8]) -> StageOutput {
+    run_stage(&mut *stage(config, misdeed), [document(pdf)])
+}
+
+/// A PDF as the source sends it.
+pub fn document(pdf: &[u8]) -> Item {
+    Item::of_document("mill.pdf", "application/pdf", pdf.to_vec())
+}
+
+/// The stage, with workers that commit `misdeed`.
+pub fn stage(config: &RenderPdfConfig, misdeed: &str) -> Box<dyn Stage> {
     let resources = Resources::default();
     let setup = RenderSetup {
         worker: worker_command(misdeed),
         pdfium: pdfium(),
     };
     resources.insert(RenderPdfConfig::KIND, setup);
-    let mut stage = config.build(&resources).unwrap();
-    run_stage(
-        &mut *stage,
-        [Item::of_document(
-            "mill.pdf",
-            "application/pdf",
-            pdf.to_vec(),
-        )],
-    )
+    config.build(&resources).unwrap()
 }
 
 /// The sentences of the dead letters.

@@ -1,5 +1,6 @@
 use super::testing::{
-    TestPage, UPRIGHT, locked, numbered_pages, pdf, pdf_of, pdfium, reasons, render, three_pages,
+    TestPage, UPRIGHT, document, locked, numbered_pages, pdf, pdf_of, pdfium, reasons, render,
+    stage, three_pages,
 };
 use super::*;
 use crate::cage::Isolation;
@@ -162,6 +163,34 @@ fn a_document_with_more_pages_than_the_limit_is_one_dead_letter() {
             ..limited
         };
         assert_eq!(render(&cut, "", &document).sent.len(), 3);
+    }
+}
+
+#[test]
+fn the_pages_of_a_document_are_counted_as_they_would_be_rendered() {
+    for renderer in each_renderer() {
+        let limited = RenderPdfConfig {
+            max_pages: 10,
+            ..with(renderer)
+        };
+        let cut = RenderPdfConfig {
+            first_pages: Some(4),
+            ..limited.clone()
+        };
+        let count = |config: &RenderPdfConfig, item: &Item| {
+            // `start` is not called.
+            stage(config, "").count_pages(item).unwrap()
+        };
+        let (long, short) = (document(&numbered_pages(12)), document(&three_pages()));
+        let counted = count(&limited, &short);
+        assert!(matches!(counted, PageCount::Pages(3)), "{counted:?}");
+        let counted = count(&cut, &long);
+        assert!(matches!(counted, PageCount::Pages(4)), "{counted:?}");
+        for unreadable in [&long, &document(b"%PDF-1.7 and nothing more")] {
+            let counted = count(&limited, unreadable);
+            assert!(matches!(counted, PageCount::Unreadable(_)), "{counted:?}");
+        }
+        assert!(matches!(count(&limited, &picture()), PageCount::Unknown));
     }
 }
 

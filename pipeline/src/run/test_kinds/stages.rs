@@ -9,8 +9,8 @@ use serde::Deserialize;
 
 use super::{World, lock};
 use crate::{
-    Field, FieldError, FieldType, Fields, Item, ItemError, Outlet, Provenance, Resources, Source,
-    SourceConfig, SourceOutlet, Stage, StageConfig, StageError,
+    Field, FieldError, FieldType, Fields, Item, ItemError, Outlet, PageCount, Provenance,
+    Resources, Source, SourceConfig, SourceOutlet, Stage, StageConfig, StageError,
 };
 
 /// What a [`Hook`](super::Hook) has a stage do.
@@ -202,7 +202,9 @@ impl Pages {
         let uri = &item.origin().uri;
         let number: u32 = uri[1..].parse().expect("its number");
         let stored = outlet.stored_pages(item);
-        for page in 1..=self.config.n_pages.unwrap_or(n_pages(number)) {
+        let n_pages = self.config.n_pages.unwrap_or(n_pages(number));
+        outlet.expect_pages(item, n_pages);
+        for page in 1..=n_pages {
             if !self.config.is_stubborn && stored.contains(&page) {
                 continue;
             }
@@ -239,6 +241,16 @@ impl Stage for Pages {
 
     fn finish(&mut self, _: &mut Outlet<'_>) -> Result<(), StageError> {
         self.world.faults.cross("pages: finish")
+    }
+
+    fn count_pages(&mut self, document: &Item) -> Result<PageCount, StageError> {
+        let uri = &document.origin().uri;
+        Ok(match (self.world.hook)("count", uri) {
+            Act::Pass => PageCount::Pages(n_pages(uri[1..].parse().expect("its number"))),
+            Act::SetAside => PageCount::Unreadable(ItemError::new("open", "it is odd")),
+            Act::Break => return Err(StageError::fatal("the pen broke", "take another")),
+            Act::Panic => resume_unwind(Box::new("poison")),
+        })
     }
 }
 

@@ -333,6 +333,14 @@ impl Sink for TableSink {
         })
     }
 
+    fn peek<'a>(
+        &'a mut self,
+        _: &'a SinkInput,
+        mark: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<Inventory, StageError>> {
+        self.inventory(mark)
+    }
+
     fn mark(&self) -> Option<String> {
         self.version.map(|version| version.to_string())
     }

@@ -19,6 +19,7 @@ pub(super) async fn the_inventory_is_that_of_the_parts_whatever_became_of_the_ma
         StoredDocument {
             id: of_a.origin().id,
             uri: "a".into(),
+            source: String::new(),
             content_hash: of_a.origin().content_hash.to_string(),
             fingerprint: input().fingerprint,
             n_rows: 2,
@@ -75,6 +76,12 @@ pub(super) async fn the_mark_fits_until_a_part_changes<F: Kind>() {
     assert_eq!(sink.mark(), after_all);
     let unchanged = sink.inventory(after_all.as_deref()).await;
     assert_eq!(unchanged.unwrap(), Inventory::Unchanged);
+    // One that is not open answers the same, though another one writes there.
+    let mut unopened = sink_of::<F>(path);
+    let unchanged = unopened.peek(&input(), after_all.as_deref()).await;
+    assert_eq!(unchanged.unwrap(), Inventory::Unchanged);
+    let held = unopened.peek(&input(), None).await.unwrap();
+    assert_eq!(held, sink.inventory(None).await.unwrap());
     let changed = sink.inventory(after_a.as_deref()).await;
     assert!(matches!(changed, Ok(Inventory::Documents(_))));
     drop(sink);
@@ -84,6 +91,14 @@ pub(super) async fn the_mark_fits_until_a_part_changes<F: Kind>() {
         .inventory(after_all.as_deref())
         .await;
     assert_eq!(changed.unwrap(), Inventory::Documents(Vec::new()));
+}
+
+pub(super) async fn a_folder_that_is_not_there_is_not_made_to_look_at_it<F: Kind>() {
+    let folder = folder();
+    let path = folder.path().join("rows");
+    let held = sink_of::<F>(&path).peek(&input(), None).await;
+    assert_eq!(held.unwrap(), Inventory::Documents(Vec::new()));
+    assert!(!path.exists());
 }
 
 pub(super) async fn a_second_writer_is_refused<F: Kind>() {
