@@ -15,7 +15,7 @@ use pagemill::{ConfigFile, Resources, RunControl};
 use serde::Deserialize;
 
 /// Settings of `kind = "count_words"`.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CountWordsConfig {
     /// Items with fewer words are set aside.
