@@ -124,7 +124,7 @@ fn a_link_to_nowhere_and_a_pipe() {
     let mill = Mill::new();
     mill.add("good.pdf", page_of("good"));
     std::os::unix::fs::symlink("nowhere", mill.path("input/link.pdf")).unwrap();
-    let made = std::process::Command::new("mkfifo")
+    let made = Command::new("mkfifo")
         .arg(mill.path("input/pipe.pdf"))
         .status();
     let n_bad = if made.is_ok_and(|status| status.success()) {
@@ -192,7 +192,12 @@ fn on_a_full_disk(mill: &Mill, arguments: &str) -> Output {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_full_disk_is_called_so_with_a_remedy_wherever_something_is_written() {
-    let mill = Mill::new();
+    // Worker processes share memory files, which the limit of the shell is for as well.
+    let mill = Mill::with(
+        "[p.source.files]\nkind = 'read_files'\npath = 'input'\n\
+         [p.stage.pages]\nkind = 'render_pdf'\ninput = 'files'\nisolation = 'none'\n\
+         [p.sink.table]\nkind = 'lancedb'\ninput = 'pages'\nuri = 'table'\n",
+    );
     mill.add("large.pdf", page_of("good"));
     let refuse = "run --set p.ledger=false --set p.source.files.max_file_bytes=1";
     let output = on_a_full_disk(&mill, refuse);

@@ -293,7 +293,7 @@ fn text_from_standard_input_passes_the_stages_that_read_documents() {
     assert_eq!(output.status.code(), Some(0), "{}", stdout(&output));
     let rows = mill.rows();
     let text = |uri: &str, field: &str| {
-        let is_of = |row: &&serde_json::Value| row["uri"].as_str().unwrap().ends_with(uri);
+        let is_of = |row: &&serde_json::Value| row["document"].as_str().unwrap().ends_with(uri);
         let row = rows
             .iter()
             .find(is_of)

@@ -18,7 +18,6 @@ use crate::run::{Job, Reports, supervise};
 use crate::{ConfigArgs, DEAD_LETTERS, DONE, Hinted, progress};
 
 use letters::Letters;
-pub(crate) use letters::filed_letters;
 
 /// What was set aside, with its error and what to do about it.
 #[derive(Args)]

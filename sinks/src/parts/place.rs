@@ -6,6 +6,8 @@ use std::path::Path;
 
 use pagemill_pipeline::StageError;
 
+use super::folder::or_stage_error;
+
 const LOCK: &str = ".lock";
 
 /// Names the pipeline whose rows a folder has.
@@ -74,10 +76,10 @@ pub(super) fn claim(path: &Path, pipeline: &str, has_parts: bool) -> Result<(), 
         ));
     }
     fs::write(&marker, format!("{pipeline}\n")).map_err(|error| {
-        StageError::caused(
+        or_stage_error(
+            error.into(),
             format_args!("cannot write to the folder `{}`", path.display()),
             "set `path` to a folder that this user may write to, on a disk with room",
-            error,
         )
     })
 }

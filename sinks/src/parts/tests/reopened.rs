@@ -161,7 +161,7 @@ async fn fingerprints<F: Kind>(folder: &Path) -> BTreeMap<String, String> {
 }
 
 pub(super) async fn a_document_some_rows_of_which_others_deleted_is_made_again<F: Kind>() {
-    let (folder, other) = (folder(), super::folder());
+    let (folder, other) = (folder(), folder());
     let path = folder.path();
     store::<F>(path, &[("a", "mill", 3), ("b", "mill", 2), ("c", "old", 2)]).await;
     // Fewer rows of `a`, as many of `b`, and another version of `c`.
