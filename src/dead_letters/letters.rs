@@ -101,7 +101,7 @@ impl Letters {
 }
 
 /// Reads the letters below a folder.
-pub(crate) fn filed_letters(root: &Path) -> Result<Vec<FiledLetter>, Hinted> {
+fn filed_letters(root: &Path) -> Result<Vec<FiledLetter>, Hinted> {
     read_filed_letters(root).map_err(|error| {
         Hinted::failed(
             format!("cannot read dead letters: {error}: {}", root.display()),

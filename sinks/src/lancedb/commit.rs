@@ -12,6 +12,7 @@ use std::fmt::Write;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -402,13 +403,18 @@ fn is_conflict(error: &Error) -> bool {
     )
 }
 
+/// Files that were made to see whether a folder can be written.
+static N_PROBES: AtomicU64 = AtomicU64::new(0);
+
 /// Makes the folder and checks that files can be made in it; its absolute path.
 fn writable_folder(uri: &str) -> Result<String, StageError> {
     let cannot = |error| cannot_write(uri, error);
     let text = absolute_folder(uri)?;
     let folder = Path::new(&text);
     std::fs::create_dir_all(folder).map_err(cannot)?;
-    let probe = folder.join(format!(".pagemill-{}", std::process::id()));
+    // Two sinks of one process may look at one moment.
+    let number = N_PROBES.fetch_add(1, Ordering::Relaxed);
+    let probe = folder.join(format!(".pagemill-{}-{number}", std::process::id()));
     std::fs::write(&probe, b"").map_err(cannot)?;
     std::fs::remove_file(&probe).map_err(cannot)?;
     Ok(text)

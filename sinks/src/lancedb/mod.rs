@@ -171,6 +171,8 @@ pub struct LanceDb {
     ready: Ready,
     /// When documents that are still coming were staged last.
     staged: Instant,
+    /// Whether this run takes over what earlier ones left.
+    is_heir: bool,
 }
 
 struct Opened {
@@ -220,6 +222,7 @@ impl LanceDb {
             coming: HashMap::new(),
             ready: Ready::default(),
             staged: Instant::now(),
+            is_heir: false,
         })
     }
 
@@ -530,6 +533,7 @@ impl Sink for LanceDb {
                 let known = opened.adopted.entry(document).or_default();
                 known.extend(fragments.into_iter().flatten());
             }
+            self.is_heir = true;
             self.sweep().await;
             Ok(is_whole)
         })
@@ -574,7 +578,12 @@ impl Sink for LanceDb {
             self.commit().await?;
             let opened = self.opened();
             opened.upkeep.finish(&mut opened.table).await;
-            self.settle_journal(1).await
+            self.settle_journal(1).await?;
+            // Staged rows of documents that have changed since are nobody's by now.
+            if self.is_heir {
+                self.sweep().await;
+            }
+            Ok(())
         })
     }
 }
