@@ -218,7 +218,11 @@ impl WriteJournal {
         for file in text.lines() {
             let is_of_table = FOLDERS.iter().any(|folder| file.starts_with(folder))
                 && !file.split('/').any(|name| name == "..");
-            if !is_of_table || named.contains(file) {
+            if !is_of_table {
+                continue;
+            }
+            n_removed += remove_half_written(&self.table.join(file))?;
+            if named.contains(file) {
                 continue;
             }
             if staged.contains(file) {
@@ -240,6 +244,20 @@ impl WriteJournal {
         }
         Ok((left, n_removed))
     }
+}
+
+/// Removes what a kill left of a file that was being written: the store writes to
+/// `FILE#1` (or the next free number) and renames.
+fn remove_half_written(path: &Path) -> io::Result<usize> {
+    for number in 1.. {
+        let mut half = path.as_os_str().to_owned();
+        half.push(format!("#{number}"));
+        match fs::remove_file(half) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(number - 1),
+            removed => removed?,
+        }
+    }
+    Ok(0)
 }
 
 /// The files that the retained versions of a table name, by their paths below
@@ -432,6 +450,7 @@ mod tests {
         for file in ["data/named", "data/staged", "data/orphan"] {
             write(&dead, file);
         }
+        fs::write(table.join("data/named#1"), "half").expect("written");
         drop(dead);
         fs::write(table.join("data/foreign"), "rows").expect("written");
         let other = WriteJournal::new(&table, "other");
@@ -443,7 +462,7 @@ mod tests {
         };
         let staged = HashSet::from(["data/staged".to_owned()]);
         let next = WriteJournal::new(&table, "w");
-        assert_eq!(sweep(&next, &named, &staged), 1);
+        assert_eq!(sweep(&next, &named, &staged), 2);
         assert_eq!(files(&table), ["foreign", "named", "others", "staged"]);
         // What was staged is removed once no ledger has it any more.
         assert_eq!(sweep(&next, &named, &HashSet::new()), 1);
