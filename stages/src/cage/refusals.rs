@@ -169,6 +169,15 @@ fn a_worker_of_root_holds_no_capabilities() {
         let mut settings = settings("");
         settings.isolation = isolation;
         let process = WorkerProcess::start(&settings).unwrap();
+        // The worker gives its rights up on its own, soon after it was started.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let holds_some = || {
+            let mut sets = capabilities_of(process.id()).into_iter();
+            sets.any(|(name, set)| name == "CapPrm" && set != "0000000000000000")
+        };
+        while holds_some() && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
         for (name, set) in capabilities_of(process.id()) {
             // Only a privileged process can empty the bounding set, and only
             // there can it be used.
@@ -249,34 +258,6 @@ fn pdf_with_foreign_font() -> Item {
             .to_owned(),
     ]);
     Item::of_document("foreign.pdf", "application/pdf", pdf)
-}
-
-#[test]
-fn a_run_warns_once_where_the_kernel_lacks_landlock() {
-    let resources = Resources::default();
-    let setup = RenderSetup {
-        worker: without_landlock(worker_command("")),
-        pdfium: pdfium(),
-    };
-    resources.insert(RenderPdfConfig::KIND, setup);
-    let config = RenderPdfConfig {
-        long_side_px: 64,
-        ..RenderPdfConfig::default()
-    };
-    let pdf = |uri| Item::of_document(uri, "application/pdf", three_pages());
-    let png = Item::of_document("c.png", "image/png", super::fuzzing::PNG.to_vec());
-    let mut instances = [(); 2].map(|()| config.build(&resources).unwrap());
-    let mut pictures = DecodeImageConfig::default().build(&resources).unwrap();
-    let warnings = count_warnings(|| {
-        for instance in &mut instances {
-            let out = run_stage(&mut **instance, [pdf("a.pdf"), pdf("b.pdf")]);
-            assert_eq!(out.sent.len(), 6);
-        }
-        assert_eq!(run_stage(&mut *pictures, [png]).sent.len(), 1);
-    });
-    // Where libpdfium is missing, each instance says so as well.
-    let of_pdfium = if pdfium().is_some() { 0 } else { 2 };
-    assert_eq!(warnings, 1 + of_pdfium);
 }
 
 #[test]

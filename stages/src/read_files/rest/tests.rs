@@ -370,7 +370,7 @@ fn an_empty_root_removes_nothing_until_a_file_appears() {
     world.run(10.0);
     assert_eq!(
         world.log(),
-        ["read in/b.pdf", "the root is There", "remove a.pdf"]
+        ["the root is There", "read in/b.pdf", "remove a.pdf"]
     );
     world.delete("in/b.pdf");
     world.run(10.0);
