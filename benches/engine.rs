@@ -1,4 +1,4 @@
-//! What do an edge, an ack and the ledger cost, and what does overlapping gain?
+//! Measures the cost of an edge, an ack and the ledger, and the gain of overlapping stages.
 //!
 //! `make bench` prints all of it. The cost of an edge is the time that five more
 //! stages which only pass items on add to a run, per item and edge. The cost of

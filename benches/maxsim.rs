@@ -1,4 +1,4 @@
-//! How fast is a question answered over multi-vectors, and how much does an index miss?
+//! Measures the speed of questions over multi-vectors, and the recall of an index.
 //!
 //! 10,000 synthetic pages of 200 vectors of 128 numbers in 16 bits, in clusters: pages
 //! have topics, topics have things that are said on their pages, and a question is made of

@@ -1,5 +1,5 @@
-//! Does memory stay flat when the sink is slower than the source, and when a
-//! branch in front of a join drops most pages?
+//! Measures whether memory stays flat when the sink is slower than the source, and when a branch
+//! in front of a join drops most pages.
 //!
 //! - 20,000 pages of 1024 x 768 pixels (2.4 MB each, 47 GB in all) go from a
 //!   source through a stage into a sink that takes ten times as long for each.

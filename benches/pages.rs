@@ -1,4 +1,4 @@
-//! How fast are pages rendered, and what does overlapping gain on real documents?
+//! Measures the speed of rendering, and the gain of overlapping on real documents.
 //!
 //! `make bench` prints ratios of one run: two rendering processes against one;
 //! one against pypdfium2, the same library called from Python, at the same

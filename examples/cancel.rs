@@ -1,4 +1,4 @@
-//! How do I stop a run?
+//! Stops a run.
 //!
 //! Drop it: the stream or the future. Every thread of it ends. To finish what
 //! is under way instead, drain it. Run it with `cargo run --example cancel`.

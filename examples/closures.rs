@@ -1,4 +1,4 @@
-//! How do I write a step without a type of its own?
+//! Writes steps as closures, without types of their own.
 //!
 //! As a closure: one to one, one to many, many to one, or a batch at a time.
 //! Run it with `cargo run --example closures`.

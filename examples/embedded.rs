@@ -1,4 +1,4 @@
-//! How do I run a pipeline inside a program of my own?
+//! Runs a pipeline inside a program.
 //!
 //! As a task beside its others: this one renders documents, shows how far it
 //! is, and answers questions about the pages that it has so far. Run it with

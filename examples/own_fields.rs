@@ -1,4 +1,4 @@
-//! How do items carry values of my own?
+//! Adds values of your own to items.
 //!
 //! A scalar, text or vector field is a name and a type, and sinks make a column
 //! of it. A value that only your stages understand is a `CustomValue`. Run it

@@ -1,4 +1,4 @@
-//! How do I bring documents in from, and store rows in, a place of my own?
+//! Brings documents in from a place of your own, and stores rows in one.
 //!
 //! Implement `Source` and `Sink`. This source asks a queue and waits while it
 //! is empty; this sink writes a document's file when all its rows have come, and

@@ -1,4 +1,4 @@
-//! How do I add a stage of my own?
+//! Adds a stage of your own.
 //!
 //! Write its settings and the stage, register the kind with one line, and name
 //! it in TOML. Run it with `cargo run --example own_stage`.

@@ -1,4 +1,4 @@
-//! How do I feed a pipeline from a stream, and read it as one?
+//! Feeds a pipeline from a stream, and reads it as one.
 //!
 //! Both ends have backpressure, which is counted here: a source without end
 //! makes only as much as is read, and what the edges hold. Run it with

@@ -5,7 +5,8 @@ use std::io::{IsTerminal as _, Write as _};
 use clap::Args;
 use pagemill::models::{ModelPlaces, resolve};
 use pagemill::pipeline::{
-    BatchPolicy, EdgeLimits, FieldSet, GraphNode, OnError, Role, Unmatched, printable_text,
+    BatchPolicy, EdgeLimits, FieldSet, GraphNode, OnError, Role, Unmatched, fingerprint_of,
+    printable_text,
 };
 use pagemill::stages::cage::{Isolation, WorkerCommand, protections};
 use pagemill::stages::generate::{
@@ -139,8 +140,9 @@ pub(crate) fn describe(graph: &Graph, resources: &Resources) -> String {
     if let Some(description) = graph.description() {
         text += &format!(": {description}");
     }
-    text += &format!("\n  fingerprint {}\n", graph.fingerprint(resources));
-    for sink in graph.sink_keys(resources) {
+    let sinks = graph.sink_keys(resources);
+    text += &format!("\n  fingerprint {}\n", fingerprint_of(&sinks));
+    for sink in sinks {
         text += &format!("    of `{}` {}\n", sink.node, sink.fingerprint);
     }
     if graph.is_continuous() {

@@ -1,4 +1,4 @@
-//! What the commands print of errors and logs, without the configuration's secrets.
+//! Removes the configuration's secrets from errors and logs that the commands print.
 
 use std::sync::{Mutex, PoisonError};
 

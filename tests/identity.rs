@@ -1,4 +1,4 @@
-//! How documents are named, and which of them a run removes.
+//! Tests how documents are identified, and which of them a run removes.
 
 use std::fs;
 use std::process::Output;

@@ -1,4 +1,4 @@
-//! What the tests share: the binary, temporary folders, small documents.
+//! Shares what the tests need: the binary, temporary folders, small documents.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

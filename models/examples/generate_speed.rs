@@ -1,4 +1,4 @@
-//! How fast does a model speak on this machine?
+//! Measures the speed of a generating model on this machine.
 //!
 //! ```text
 //! cargo run --release -p pagemill-models --example generate_speed -- \

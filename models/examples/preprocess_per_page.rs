@@ -1,4 +1,4 @@
-//! How long does a page's preprocessing take on this machine?
+//! Measures the time of a page's preprocessing on this machine.
 //!
 //! ```text
 //! cargo run --release -p pagemill-models --example preprocess_per_page -- [model folder] [pages]

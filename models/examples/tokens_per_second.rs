@@ -1,4 +1,4 @@
-//! How fast does a text encoder run on this machine?
+//! Measures the speed of a text encoder on this machine.
 //!
 //! ```text
 //! cargo run --release -p pagemill-models --example tokens_per_second -- \

@@ -1,4 +1,4 @@
-//! Where a network computes.
+//! Selects the device and the number type that a network computes in.
 
 use std::fmt;
 use std::str::FromStr;

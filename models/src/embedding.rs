@@ -1,4 +1,4 @@
-//! What an encoder gives for one page, picture or text.
+//! Defines what an encoder returns for one page, image or text.
 
 use std::ops::Range;
 

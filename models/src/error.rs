@@ -1,4 +1,4 @@
-//! What can go wrong between a model's name and its vectors.
+//! Defines the errors between a model's name and its vectors.
 
 use std::error::Error;
 use std::fmt::{self, Write as _};

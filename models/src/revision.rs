@@ -1,4 +1,4 @@
-//! What tells one version of a model's files from another.
+//! Identifies the version of a model's files.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

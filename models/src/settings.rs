@@ -1,4 +1,4 @@
-//! What a model's JSON files say about computing its vectors.
+//! Reads the settings in a model's JSON files for computing its vectors.
 
 use std::collections::BTreeMap;
 use std::path::Path;

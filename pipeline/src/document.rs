@@ -61,6 +61,13 @@ pub(crate) struct Partial {
     pub(crate) n_dead: u64,
 }
 
+impl Partial {
+    /// Whether one of these sinks lacks the document.
+    pub(crate) fn is_wanted_by_any(&self, sinks: &BTreeSet<usize>) -> bool {
+        !self.wanted.is_disjoint(sinks)
+    }
+}
+
 /// What an earlier run has staged of a document.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Resumed {
@@ -257,7 +264,7 @@ impl Document {
     /// Whether it is made for one of these sinks.
     pub(crate) fn is_wanted_by_any(&self, sinks: &BTreeSet<usize>) -> bool {
         let partial = self.arrival.partial.as_ref();
-        partial.is_none_or(|partial| !partial.wanted.is_disjoint(sinks))
+        partial.is_none_or(|partial| partial.is_wanted_by_any(sinks))
     }
 
     /// Whether it is made for some of the sinks only.

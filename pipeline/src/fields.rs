@@ -1,4 +1,4 @@
-//! What a node reads, adds and drops: the schema of the graph.
+//! Declares what a node reads, adds and drops: the schema of the graph.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

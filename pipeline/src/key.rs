@@ -27,7 +27,7 @@ impl DocumentId {
     /// The id that is written as these 32 hexadecimal digits.
     pub fn from_hex(digits: &str) -> Option<Self> {
         let mut id = [0; 16];
-        if digits.len() != 32 || !digits.is_ascii() {
+        if digits.len() != 32 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return None;
         }
         for (byte, place) in id.iter_mut().zip((0..32).step_by(2)) {

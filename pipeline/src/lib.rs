@@ -251,6 +251,7 @@
 
 mod batch;
 mod builder;
+mod cancellation;
 mod code_places;
 mod config;
 mod dead_letters;
@@ -276,9 +277,12 @@ mod printable;
 mod prune;
 mod registry;
 mod report;
+mod resources;
 mod retry;
 mod run;
 mod secrets;
+mod sink;
+mod source;
 mod source_outlet;
 mod stage;
 mod stream;
@@ -302,7 +306,7 @@ pub use error::{FieldError, ItemError, StageError};
 pub use fields::{Cardinality, Field, FieldSet, FieldType, Fields};
 pub use full_disk::is_disk_full;
 pub use gather::Unmatched;
-pub use graph::{Graph, GraphNode, Pipeline, SinkKey};
+pub use graph::{Graph, GraphNode, Pipeline, SinkKey, fingerprint_of};
 pub use item::Item;
 pub use key::{ContentHash, ContentHasher, DocumentId, Key, Label, Origin};
 pub use ledger::{Ledger, LedgerDocument, Stager, StoredIn};
@@ -313,16 +317,18 @@ pub use printable::{printable_line, printable_text};
 pub use prune::Prune;
 pub use registry::{Kind, Registry};
 pub use report::{NodeReport, Report, Snapshot, StopReason};
+pub use resources::Resources;
 pub use retry::{OnError, Retry};
 pub use run::{
     DocumentForecast, Forecast, NodeForecast, Renewed, RunControl, RunError, RunOptions,
 };
 pub use secrets::Secrets;
-pub use source_outlet::{FeedAgain, Idle, KnownDocument, Provenance, SourceOutlet};
-pub use stage::{
-    Delivery, Ended, Inventory, Outlet, PageCount, Resources, Sink, SinkConfig, SinkInput,
-    SinkPlace, Source, SourceConfig, Stage, StageConfig, StagedRows, StoredDocument,
+pub use sink::{
+    Delivery, Ended, Inventory, Sink, SinkConfig, SinkInput, SinkPlace, StagedRows, StoredDocument,
 };
+pub use source::{Source, SourceConfig};
+pub use source_outlet::{FeedAgain, Idle, KnownDocument, Provenance, SourceOutlet};
+pub use stage::{Outlet, PageCount, Stage, StageConfig};
 pub use stream::{ItemStream, from_iter, from_stream};
 pub use trace::Trace;
 pub use value::{BufferPool, CustomValue, Image, PixelBuffer, Value, VectorData, Vectors, Word};

@@ -1,4 +1,4 @@
-//! What the models that stages share did, for the report.
+//! Measures the models that stages share, for the report.
 
 use std::collections::HashMap;
 use std::iter;

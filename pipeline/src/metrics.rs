@@ -1,4 +1,4 @@
-//! What every node measures while it runs.
+//! Counts what every node does while it runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

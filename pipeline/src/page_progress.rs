@@ -79,8 +79,12 @@ pub(crate) struct PageInFlight {
 impl Drop for PageInFlight {
     fn drop(&mut self) {
         let mut pages = self.document.lock();
-        pages.in_flight.remove(&self.page);
-        pages.done.insert(self.page);
+        // Another item of the page may have come meanwhile, and follows it anew.
+        let is_over = |page: &Weak<Self>| page.strong_count() == 0;
+        if pages.in_flight.get(&self.page).is_some_and(is_over) {
+            pages.in_flight.remove(&self.page);
+            pages.done.insert(self.page);
+        }
     }
 }
 

@@ -11,9 +11,10 @@ use crate::batch::BatchPolicy;
 use crate::error::FieldError;
 use crate::fields::Fields;
 use crate::metrics::Role;
-use crate::stage::{
-    Resources, Sink, SinkConfig, SinkPlace, Source, SourceConfig, Stage, StageConfig,
-};
+use crate::resources::Resources;
+use crate::sink::{Sink, SinkConfig, SinkPlace};
+use crate::source::{Source, SourceConfig};
+use crate::stage::{Stage, StageConfig};
 
 /// Every kind of source, stage and sink, by the name that TOML gives it.
 ///

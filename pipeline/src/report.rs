@@ -1,4 +1,4 @@
-//! What a run tells at its end, and while it goes on.
+//! Reports on a run at its end, and while it goes on.
 
 use std::fmt::Write as _;
 

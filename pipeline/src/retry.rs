@@ -1,4 +1,4 @@
-//! What a node does with what fails: the engine's keys `on_error` and `retry`.
+//! Decides what a node does with what fails: the engine's keys `on_error` and `retry`.
 
 use std::time::Duration;
 

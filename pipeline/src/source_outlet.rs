@@ -1,10 +1,11 @@
-//! What a source sends through.
+//! Sends the items of a source.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cancellation::Stop;
 use crate::document::{Arrival, Partial, Resumed, Token};
-use crate::edge::{EdgeSender, Stop};
+use crate::edge::EdgeSender;
 use crate::error::{ItemError, StageError};
 use crate::item::Item;
 use crate::key::{DocumentId, Key, Origin};
@@ -115,10 +116,6 @@ impl SourceOutlet {
         let tracker = &self.shared.tracker;
         let claim = tracker.claim(origin.id).await?;
         let progress = &self.shared.progress;
-        let standing = match &self.survey {
-            Some(_) => Some(progress.standing(&origin)?),
-            None => None,
-        };
         let wanted = progress.wanted(&self.node, &origin, provenance.state.as_deref())?;
         if wanted == Wanted::Nothing {
             self.skip();
@@ -126,7 +123,8 @@ impl SourceOutlet {
         }
         let resumed = progress.resume(&origin, &wanted)?;
         let partial = wanted.partial().cloned();
-        if let Some((survey, standing)) = self.survey.as_ref().zip(standing) {
+        if let Some(survey) = &self.survey {
+            let standing = progress.standing(&origin)?;
             let document = Surveyed {
                 item,
                 source: Arc::clone(&self.node),
@@ -179,7 +177,7 @@ impl SourceOutlet {
                 .is_some_and(|(resumed, page)| resumed.has_page(page));
             let is_spared = partial.is_some_and(|partial| {
                 let reach = self.shared.reach.get(node);
-                reach.is_some_and(|reach| reach.is_disjoint(&partial.wanted))
+                reach.is_some_and(|reach| !partial.is_wanted_by_any(reach))
             });
             is_resumed || is_spared
         };

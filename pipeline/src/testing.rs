@@ -8,7 +8,8 @@ use crate::fields::FieldSet;
 use crate::item::Item;
 use crate::key::Origin;
 use crate::metrics::SinkMeter;
-use crate::stage::{Delivery, Ended, Outlet, OutletPort, SinkInput, Stage};
+use crate::sink::{Delivery, Ended, SinkInput};
+use crate::stage::{Outlet, OutletPort, Stage};
 
 /// What a stage sent and set aside.
 #[derive(Debug, Default)]

@@ -5,7 +5,6 @@
 //! in the part that holds it, one that is gone is taken out of it; new ones go
 //! to a new part. Small parts are merged.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write};
@@ -107,21 +106,6 @@ impl Jsonl {
     }
 }
 
-/// What a line says of its document.
-#[derive(Deserialize)]
-struct Head<'a> {
-    #[serde(borrow)]
-    document_id: Cow<'a, str>,
-    #[serde(borrow)]
-    document: Cow<'a, str>,
-    #[serde(borrow)]
-    content_hash: Cow<'a, str>,
-    #[serde(borrow)]
-    fingerprint: Cow<'a, str>,
-    #[serde(borrow)]
-    source: Cow<'a, str>,
-}
-
 impl Format for Jsonl {
     const EXTENSION: &'static str = "jsonl";
 
@@ -133,15 +117,7 @@ impl Format for Jsonl {
 
     fn documents(&self, part: &Path) -> Result<Vec<StoredDocument>, PartError> {
         let mut tally = Tally::default();
-        for_each_line(part, |_, head| {
-            Ok(tally.count(&RowHead {
-                document_id: &head.document_id,
-                document: &head.document,
-                content_hash: &head.content_hash,
-                fingerprint: &head.fingerprint,
-                source: &head.source,
-            }))
-        })?;
+        for_each_line(part, |_, head| Ok(tally.count(head)))?;
         Ok(tally.into_documents())
     }
 
@@ -207,7 +183,7 @@ fn copy_lines(
 /// Calls `take` with each line, which is false when the document's id is none.
 fn for_each_line(
     part: &Path,
-    mut take: impl FnMut(&[u8], &Head<'_>) -> io::Result<bool>,
+    mut take: impl FnMut(&[u8], &RowHead<'_>) -> io::Result<bool>,
 ) -> Result<(), PartError> {
     let mut file = BufReader::new(File::open(part)?);
     let mut text = Vec::new();
@@ -218,7 +194,7 @@ fn for_each_line(
         }
         let text = text.trim_ascii_end();
         let no_row = |source| PartError::Line { line, source };
-        let head: Head<'_> = serde_json::from_slice(text).map_err(no_row)?;
+        let head: RowHead<'_> = serde_json::from_slice(text).map_err(no_row)?;
         if !take(text, &head)? {
             let problem = format!("`{}` is no `{}`", head.document_id, row::DOCUMENT_ID);
             return Err(no_row(serde_json::Error::custom(problem)));

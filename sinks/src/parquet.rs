@@ -2,7 +2,7 @@
 //!
 //! `path` is a folder with files `part-00000001.parquet` and so on, whose
 //! columns are those of a LanceDB table: `document_id`, `document`,
-//! `content_hash`, `media_type`, `fingerprint`, `page`, `part`, then a column
+//! `content_hash`, `media_type`, `fingerprint`, `pipeline`, `source`, `page`, `part`, then a column
 //! for each field. The footer lists the documents that a part holds.
 //!
 //! A part holds whole documents and appears at once. A document that comes
@@ -240,11 +240,11 @@ impl Format for Parquet {
             let (fingerprints, sources) = (fingerprints?, sources?);
             for row in 0..batch.num_rows() {
                 let counted = tally.count(&RowHead {
-                    document_id: ids.value(row),
-                    document: documents.value(row),
-                    content_hash: hashes.value(row),
-                    fingerprint: fingerprints.value(row),
-                    source: sources.value(row),
+                    document_id: ids.value(row).into(),
+                    document: documents.value(row).into(),
+                    content_hash: hashes.value(row).into(),
+                    fingerprint: fingerprints.value(row).into(),
+                    source: sources.value(row).into(),
                 });
                 if !counted {
                     return Err(no_id(ids.value(row)));

@@ -1,4 +1,4 @@
-//! What a row of any sink says of its item, before the item's fields.
+//! Names the columns that every row has, before those of the item's fields.
 
 use pagemill_pipeline::{FieldSet, FieldType, SinkInput, StageError};
 

@@ -145,25 +145,22 @@ pub(crate) fn run(args: &RunArgs) -> anyhow::Result<u8> {
     check(&file, &graphs, &resources)?;
     crate::check::warn(&file);
     let is_list = args.all || args.pipelines.len() > 1;
+    let mut reports = Reports::new(args.json, is_list);
+    let mut options = RunOptions {
+        prune: PruneArg::option(args.prune),
+        ..RunOptions::default()
+    };
     if args.dry_run {
-        let options = RunOptions {
-            prune: PruneArg::option(args.prune),
-            ..RunOptions::default()
-        };
-        return dry_run::run(&file, &graphs, &resources, &options, args.json, is_list);
+        dry_run::run(&file, &graphs, &resources, &options, &mut reports)?;
+        return reports.finish();
     }
     let trace = args.trace.as_deref().map(begin_trace).transpose()?;
     let listener = args.metrics.as_deref().map(listen).transpose()?;
-    let options = RunOptions {
-        prune: PruneArg::option(args.prune),
-        trace: trace.clone(),
-        ..RunOptions::default()
-    };
+    options.trace.clone_from(&trace);
     let jobs = graphs
         .iter()
         .map(|graph| Job::new(&file, graph, &resources, options.clone()));
     let jobs = jobs.collect::<Result<Vec<Job>, ConfigError>>()?;
-    let mut reports = Reports::new(args.json, is_list);
     let anew = supervise::Anew {
         reload,
         resources,

@@ -1,10 +1,12 @@
-//! What finished runs leave on standard output, and as exit code.
+//! Prints the reports of finished runs, and chooses the exit code.
 
 use std::error::Error;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
-use pagemill::pipeline::{StopReason, printable_line, printable_text, without_code_places};
+use pagemill::pipeline::{
+    Forecast, StopReason, printable_line, printable_text, without_code_places,
+};
 use pagemill::{Report, RunError};
 use serde_json::{Value, json};
 
@@ -65,20 +67,35 @@ impl Reports {
             }
             self.values.push(value);
         } else if let Some(report) = report {
-            let mut text = String::new();
-            if self.n_texts > 0 {
-                text.push('\n');
-            }
-            text += &report.to_text();
+            let mut text = report.to_text();
             if let Some(letters) = ended.letters.filter(|_| n_letters(&report) > 0) {
                 text += &format!(
                     "  dead letters are in {}; `pagemill dead-letters list` shows them\n",
                     letters.display()
                 );
             }
-            self.n_texts += 1;
-            self.write(&printable_text(&text));
+            self.print(&text);
         }
+    }
+
+    /// Adds what a run would do.
+    ///
+    /// # Errors
+    /// When it cannot be turned into JSON.
+    pub(super) fn add_forecast(&mut self, forecast: &Forecast) -> serde_json::Result<()> {
+        if self.is_json {
+            self.values.push(serde_json::to_value(forecast)?);
+        } else {
+            self.print(&forecast.to_text());
+        }
+        Ok(())
+    }
+
+    /// Prints a text, with a line between it and the one before.
+    fn print(&mut self, text: &str) {
+        let gap = if self.n_texts > 0 { "\n" } else { "" };
+        self.n_texts += 1;
+        self.write(&format!("{gap}{}", printable_text(text)));
     }
 
     /// What happened beside the runs: the worst of all is the exit code.

@@ -1,4 +1,4 @@
-//! What the system asks of a run.
+//! Listens for the signals that stop or reload a run.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _};

@@ -1,5 +1,5 @@
-//! What systemd is told, where it started the program: readiness, state,
-//! that it is alive. Elsewhere nothing happens.
+//! Notifies systemd, where it started the program: readiness, state, that it is alive. Elsewhere
+//! nothing happens.
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What does the cage cost? The same pages by `isolation` = cage, process and none.
+//! Measures the cost of the sandbox. The same pages by `isolation` = cage, process and none.
 //!
 //! `make bench` prints ratios of one run, on all cores and on one: time and
 //! processor time (of all processes) against `none`, which renders in the

@@ -1,4 +1,4 @@
-//! What a file is, told by its first bytes and never by its name.
+//! Finds a file's media type by its first bytes, never by its name.
 
 /// Media type of the documents that `render_pdf` reads.
 pub(crate) const PDF: &str = "application/pdf";

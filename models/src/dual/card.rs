@@ -1,4 +1,4 @@
-//! What a pair of towers is, by its configuration alone.
+//! Describes a pair of towers by its configuration alone.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! What `config.json` says about a pair of towers, with transformers' defaults for what it
-//! leaves out.
+//! Reads the `config.json` of a pair of towers, with transformers' defaults for what it leaves
+//! out.
 
 use std::path::Path;
 

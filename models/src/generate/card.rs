@@ -1,4 +1,4 @@
-//! What a model that writes is, by its configuration alone.
+//! Describes a generating model by its configuration alone.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! How a generator is loaded.
+//! Defines the options that a generator is loaded with.
 
 use candle_core::DType;
 

@@ -1,4 +1,4 @@
-//! Why a request cannot be answered.
+//! Defines the reasons for which a request cannot be answered.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What is asked of a generator, and what it answers.
+//! Defines the requests to a generator, and its answers.
 
 use std::sync::Arc;
 use std::time::Duration;

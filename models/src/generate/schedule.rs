@@ -1,4 +1,4 @@
-//! Which requests are computed together: they join and leave between steps.
+//! Chooses the requests that are computed together: they join and leave between steps.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! How likely given answers are: to classify by labels.
+//! Computes the likelihoods of given answers: to classify by labels.
 
 use super::generator::Generator;
 use super::problem::GenerateProblem;

@@ -1,4 +1,4 @@
-//! What a GGUF file says before its tensors' bytes.
+//! Reads the header of a GGUF file: everything before its tensors' bytes.
 //!
 //! Every count and length is held against the bytes that are left before anything is allocated
 //! for it, so that a header of a few bytes cannot claim more than the file has.

@@ -1,4 +1,4 @@
-//! What GGUF files say, in the words of the JSON files that other models have.
+//! Converts the metadata of GGUF files to the JSON files that other models have.
 
 use std::path::Path;
 

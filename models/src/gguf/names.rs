@@ -1,4 +1,4 @@
-//! Which of a network's tensors the tensors of a GGUF file are.
+//! Maps the tensors of a GGUF file to a network's tensors.
 //!
 //! llama.cpp keeps the rows of Qwen's matrices as they are. Of the vision tower it stores the
 //! two frames of the first layer apart and, of Qwen2.5-VL, queries, keys and values.

@@ -1,4 +1,4 @@
-//! Where the hub is, and who asks.
+//! Finds the address of the hub and the token for it.
 
 use std::fmt;
 use std::fs;

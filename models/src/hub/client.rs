@@ -1,5 +1,5 @@
-//! What we ask the hub before hf-hub downloads: what there is, and what a file's answer is
-//! like. hf-hub itself would panic on some answers, and hides the status of all.
+//! Asks the hub before hf-hub downloads: what there is, and what a file's answer is like. hf-hub
+//! itself would panic on some answers, and hides the status of all.
 
 use std::time::Duration;
 

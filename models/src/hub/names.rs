@@ -1,4 +1,5 @@
-//! How models are called on the hub, and which of a model's files are worth fetching.
+//! Parses the names of models on the hub, and chooses the files of a model that are worth
+//! fetching.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Why a model could not be fetched.
+//! Defines the reasons for which a model could not be fetched.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};

@@ -154,8 +154,8 @@ pub(super) struct Server {
 impl Server {
     /// Serves what `handler` says.
     pub(super) fn start(mut handler: impl FnMut(&Request) -> Answer + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let host = listener.local_addr().unwrap().to_string();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
+        let host = listener.local_addr().expect("it is bound").to_string();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let is_over = Arc::new(AtomicBool::new(false));
         let endpoint = format!("http://{host}");
@@ -169,7 +169,8 @@ impl Server {
                 let _ = stream.and_then(|stream| serve_one(&stream, &host, &mut handler, &seen));
             }
         };
-        let thread = Builder::new().name("fake-hub".into()).spawn(serve).unwrap();
+        let thread = Builder::new().name("fake-hub".into()).spawn(serve);
+        let thread = thread.expect("there is room for a thread");
         Self {
             endpoint,
             requests,
@@ -188,7 +189,7 @@ impl Server {
 
     /// What was asked for since the last call.
     pub(super) fn requests(&self) -> Vec<Request> {
-        std::mem::take(&mut self.requests.lock().unwrap())
+        std::mem::take(&mut self.requests.lock().expect("no handler panicked"))
     }
 
     /// As paths, with the first byte wanted.
@@ -210,7 +211,7 @@ impl Drop for Server {
         // Wakes the thread, which waits for the next connection.
         let _ = TcpStream::connect(self.endpoint.trim_start_matches("http://"));
         if let Some(thread) = self.thread.take() {
-            thread.join().unwrap();
+            thread.join().expect("no handler panicked");
         }
     }
 }
@@ -236,14 +237,18 @@ fn serve_one(
         };
         match name.to_ascii_lowercase().as_str() {
             "range" => {
-                let (start, end) = value.trim_start_matches("bytes=").split_once('-').unwrap();
-                request.range = Some((start.parse().unwrap(), !end.is_empty()));
+                let range = value.trim_start_matches("bytes=").split_once('-');
+                let (start, end) = range.expect("the client asks for a range of bytes");
+                let start = start.parse().expect("a range begins with a number");
+                request.range = Some((start, !end.is_empty()));
             }
             "authorization" => request.token = Some(value.trim_start_matches("Bearer ").to_owned()),
             _ => {}
         }
     }
-    seen.lock().unwrap().push(request.clone());
+    seen.lock()
+        .expect("no handler panicked")
+        .push(request.clone());
     let answer = handler(&request);
     let mut text = format!("HTTP/1.1 {} Answer\r\nConnection: close\r\n", answer.status);
     for (name, value) in &answer.headers {

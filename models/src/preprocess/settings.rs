@@ -1,4 +1,4 @@
-//! What a model's files say about preparing its images.
+//! Reads the settings in a model's files for preparing its images.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! Where there is no kernel of ours: the same names, with nothing behind them.
+//! Stands in where there is no kernel of ours: the same names, with nothing behind them.
 
 use super::tiles::{BLOCK, COLUMNS, Five, Flat4, Offset, Tile, Tile4, Tile6, Tile8};
 

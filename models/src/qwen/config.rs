@@ -1,5 +1,5 @@
-//! What `config.json` says about a Qwen2.5-VL or Qwen3-VL network, or about a Qwen2 or Qwen3
-//! one, which is the same without a tower.
+//! Reads the `config.json` of a Qwen2.5-VL or Qwen3-VL network, or of a Qwen2 or Qwen3 one, which
+//! is the same without a tower.
 //!
 //! Two generations of files are in use. Those written by transformers 4 keep the language
 //! model's fields at the top level, with `rope_theta` and `rope_scaling`; those of

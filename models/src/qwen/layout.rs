@@ -1,4 +1,4 @@
-//! Where patches and tokens are: orders, windows and positions, all as plain numbers.
+//! Lays patches and tokens out: orders, windows and positions, all as plain numbers.
 
 use std::ops::Range;
 

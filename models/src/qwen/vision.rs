@@ -1,4 +1,4 @@
-//! What the vision towers of both generations share.
+//! Shares what the vision towers of both generations have in common.
 
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;

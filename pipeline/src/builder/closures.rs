@@ -8,7 +8,8 @@ use crate::error::{FieldError, ItemError, StageError};
 use crate::fields::{Field, Fields};
 use crate::item::Item;
 use crate::registry::AnyStage;
-use crate::stage::{Outlet, Resources, Stage};
+use crate::resources::Resources;
+use crate::stage::{Outlet, Stage};
 
 /// How many items [`batch_map`] gets at once where the builder does not say.
 const BATCH: BatchPolicy = BatchPolicy {

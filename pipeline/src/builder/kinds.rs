@@ -1,4 +1,4 @@
-//! What a node can be made of: the settings of a kind, a closure, or a value of one's own.
+//! Defines what a node can be made of: the settings of a kind, a closure, or a value of one's own.
 
 use std::any::Any;
 use std::future::Future;
@@ -12,9 +12,10 @@ use crate::error::{FieldError, StageError};
 use crate::fields::{Field, Fields};
 use crate::item::Item;
 use crate::registry::{AnySink, AnySource, Settings};
-use crate::stage::{
-    Delivery, Resources, Sink, SinkConfig, SinkInput, Source, SourceConfig, StageConfig,
-};
+use crate::resources::Resources;
+use crate::sink::{Delivery, Sink, SinkConfig, SinkInput};
+use crate::source::{Source, SourceConfig};
+use crate::stage::StageConfig;
 
 /// What a node is made of.
 pub struct Content {

@@ -23,7 +23,7 @@ use crate::dead_letters::{DeadLetter, OnDeadLetter};
 use crate::graph::{Pipeline, check};
 use crate::metrics::Role;
 use crate::registry::Settings;
-use crate::stage::Resources;
+use crate::resources::Resources;
 use crate::stream::ItemStream;
 
 /// Wires a pipeline in Rust; [`Pipeline::builder`] begins one.

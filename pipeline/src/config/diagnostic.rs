@@ -202,15 +202,15 @@ impl ConfigError {
 
     /// The errors as text, with colours for a terminal if `styled`.
     pub fn render(&self, styled: bool) -> String {
-        self.render_as(&Level::ERROR, styled)
+        self.render_as(&Level::ERROR, "errors", styled)
     }
 
     /// The same as warnings.
     pub fn render_warnings(&self, styled: bool) -> String {
-        self.render_as(&Level::WARNING, styled)
+        self.render_as(&Level::WARNING, "warnings", styled)
     }
 
-    fn render_as(&self, level: &Level<'_>, styled: bool) -> String {
+    fn render_as(&self, level: &Level<'_>, what: &str, styled: bool) -> String {
         let painter = if styled {
             Renderer::styled()
         } else {
@@ -251,7 +251,7 @@ impl ConfigError {
         });
         let mut rendered: Vec<String> = rendered.collect();
         if n_more > 0 {
-            rendered.push(format!("and {n_more} more errors"));
+            rendered.push(format!("and {n_more} more {what}"));
         }
         rendered.join("\n\n")
     }

@@ -1,4 +1,4 @@
-//! What serde says of a value, in the user's words.
+//! Rewrites the errors of serde in the user's words.
 
 use super::{Diagnostic, of_toml, suggest};
 

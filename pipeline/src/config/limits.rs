@@ -1,5 +1,5 @@
-//! How large and how deep a configuration may be: one that is more was made by
-//! mistake, or to harm.
+//! Limits the size and the depth of a configuration: one that is more was made by mistake, or to
+//! harm.
 
 use std::fs::File;
 use std::io::{self, Read as _};

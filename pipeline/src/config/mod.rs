@@ -181,7 +181,7 @@ impl ConfigFile {
     pub fn build(
         &self,
         graph: &Graph,
-        resources: &crate::stage::Resources,
+        resources: &crate::resources::Resources,
     ) -> Result<crate::graph::Pipeline, ConfigError> {
         graph
             .build(resources)

@@ -14,13 +14,14 @@ pub(super) fn find(graphs: &[Graph]) -> Vec<Diagnostic> {
                 continue;
             };
             for earlier in &graphs[..number] {
-                let is_same = |other: &&GraphNode| {
+                let stores_there = |other: &GraphNode| {
                     let other = other.sink_place(earlier.name());
                     other.is_some_and(|other| other.identity == place.identity)
                 };
-                let shares_place = sinks(earlier).any(|other| is_same(&other));
-                let Some(documents) = shared_documents(earlier, graph).filter(|_| shares_place)
-                else {
+                if !sinks(earlier).any(stores_there) {
+                    continue;
+                }
+                let Some(documents) = shared_documents(earlier, graph) else {
                     continue;
                 };
                 let (this, other) = (graph.name(), earlier.name());

@@ -1,4 +1,4 @@
-//! What counts one item: a token while it moves, an ack while it is in a sink.
+//! Counts one item: a token while it moves, an ack while it is in a sink.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};

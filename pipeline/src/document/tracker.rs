@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use tokio::sync::Notify;
 
 use super::{Ack, Arrival, Document, IN_FLIGHT, Token, Unit};
-use crate::edge::Stop;
+use crate::cancellation::Stop;
 use crate::error::StageError;
 use crate::key::{DocumentId, Origin};
 

@@ -369,7 +369,7 @@ fn check_places(graph: &Graph, diagnostics: &mut Vec<Diagnostic>) {
     let sinks = graph.nodes.iter().filter(|node| node.role == Role::Sink);
     let mut places: BTreeMap<String, Vec<(&GraphNode, &str)>> = BTreeMap::new();
     for node in sinks {
-        if let Some(place) = node.settings.sink_place(&graph.name) {
+        if let Some(place) = node.sink_place(&graph.name) {
             let same = places.entry(place.identity).or_default();
             same.push((node, place.setting));
         }
@@ -388,7 +388,7 @@ fn check_places(graph: &Graph, diagnostics: &mut Vec<Diagnostic>) {
                 "give each a `{setting}` of its own, or let one sink take from all: \
                  `input = [\"a\", \"b\"]`"
             );
-            let span = node.places.get(setting).unwrap_or(&node.span).clone();
+            let span = node.place_of(setting);
             diagnostics.push(Diagnostic::new(span, message).hint(hint));
         }
     }

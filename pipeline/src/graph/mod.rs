@@ -22,10 +22,13 @@ use crate::gather::{Rule, Unmatched};
 use crate::meter::Meters;
 use crate::metrics::Role;
 use crate::registry::Settings;
+use crate::resources::Resources;
 use crate::retry::OnError;
 use crate::run::RunOptions;
 use crate::secrets::Secrets;
-use crate::stage::{Resources, Sink, SinkPlace, Source, Stage};
+use crate::sink::{Sink, SinkPlace};
+use crate::source::Source;
+use crate::stage::Stage;
 
 pub(crate) use check::check;
 
@@ -299,24 +302,25 @@ impl Graph {
 
     /// Hash of what makes the rows of all sinks; see [`Graph::sink_keys`].
     pub fn fingerprint(&self, resources: &Resources) -> String {
-        let keys = self.sink_keys(resources);
-        let mut fingerprints: Vec<&str> = keys.iter().map(|key| &*key.fingerprint).collect();
-        fingerprints.sort_unstable();
-        structure::hash(fingerprints)
+        fingerprint_of(&self.sink_keys(resources))
     }
 
     /// How the ledger knows each sink: where its rows are, and what makes them.
     pub fn sink_keys(&self, resources: &Resources) -> Vec<SinkKey> {
-        let structure = structure::hashes(self, resources);
-        let nodes = self.nodes.iter().zip(structure);
+        self.keys_of(&structure::hashes(self, resources))
+    }
+
+    /// The same, of the nodes' hashes.
+    fn keys_of(&self, hashes: &[String]) -> Vec<SinkKey> {
+        let nodes = self.nodes.iter().zip(hashes);
         nodes
             .filter(|(node, _)| node.role == Role::Sink)
             .map(|(node, fingerprint)| {
-                let place = node.settings.sink_place(&self.name);
+                let place = node.sink_place(&self.name);
                 SinkKey {
                     node: node.name.as_str().into(),
                     identity: place.map_or_else(|| node.name.clone(), |place| place.identity),
-                    fingerprint,
+                    fingerprint: fingerprint.clone(),
                 }
             })
             .collect()
@@ -339,7 +343,9 @@ impl Graph {
     /// Builds every node.
     pub(crate) fn build(&self, resources: &Resources) -> Result<Pipeline, Vec<Diagnostic>> {
         let (mut nodes, mut diagnostics) = (Vec::new(), Vec::new());
-        let keys = structure::distinct(self, &structure::hashes(self, resources));
+        // Once: a model's part of it is a hash of its files.
+        let hashes = structure::hashes(self, resources);
+        let keys = structure::distinct(self, &hashes);
         for (node, key) in self.nodes.iter().zip(keys) {
             match build_work(node, resources) {
                 Ok(work) => nodes.push(Node {
@@ -357,7 +363,7 @@ impl Graph {
                     work,
                 }),
                 Err(error) => {
-                    let span = node.places.get(error.field).unwrap_or(&node.span).clone();
+                    let span = node.place_of(error.field);
                     diagnostics.push(Diagnostic::new(span, error.to_string()).hint(error.hint));
                 }
             }
@@ -370,7 +376,7 @@ impl Graph {
             dead_letters: self.dead_letters.clone(),
             on_dead_letter: None,
             ledger: self.ledger.clone(),
-            sinks: self.sink_keys(resources),
+            sinks: self.keys_of(&hashes),
             // An item made of many is of no page that could be told done.
             can_stage: !self
                 .nodes
@@ -382,6 +388,13 @@ impl Graph {
             nodes,
         })
     }
+}
+
+/// Hash of what makes the rows of all these sinks.
+pub fn fingerprint_of(sinks: &[SinkKey]) -> String {
+    let mut fingerprints: Vec<&str> = sinks.iter().map(|sink| &*sink.fingerprint).collect();
+    fingerprints.sort_unstable();
+    structure::hash(fingerprints)
 }
 
 fn build_work(node: &GraphNode, resources: &Resources) -> Result<Work, FieldError> {

@@ -8,7 +8,7 @@
 use super::{Graph, GraphNode};
 use crate::edge::Route;
 use crate::metrics::Role;
-use crate::stage::Resources;
+use crate::resources::Resources;
 
 /// Hash of parts, told apart by their lengths: 16 hexadecimal digits.
 pub(super) fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {

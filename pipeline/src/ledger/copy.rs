@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension as _};
 
-use super::store::TABLES;
+use super::file::TABLES;
 
 /// The tables of `path` in a database in memory; empty ones where there is no file.
 ///

@@ -8,6 +8,8 @@
 //! sink has staged.
 
 mod copy;
+mod document;
+mod file;
 mod progress;
 mod rates;
 mod reconcile;
@@ -19,9 +21,9 @@ use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use document::{LedgerDocument, StoredIn};
 pub(crate) use progress::{Progress, Standing, Wanted};
 pub(crate) use rates::{NodeRate, Rates};
-pub use store::{LedgerDocument, StoredIn};
 
 use crate::document::Ack;
 use crate::error::StageError;
@@ -66,7 +68,7 @@ impl Ledger {
         self.is_copy || self.lock.is_some()
     }
 
-    /// The same, or nothing where no run has made one yet.
+    /// Opens the ledger, or nothing where no run has made one yet.
     ///
     /// # Errors
     /// A file that cannot be read.

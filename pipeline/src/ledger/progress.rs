@@ -1,4 +1,4 @@
-//! What a run asks of its ledger, and tells it.
+//! Answers what a run asks of its ledger, and records what the run did.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,8 +57,6 @@ pub(crate) enum Standing {
     /// Its content is the same: these sinks lack it, or hold rows of other
     /// settings, or it is to be done again.
     MadeAgain(Vec<Arc<str>>),
-    /// Every sink holds it.
-    Unchanged,
 }
 
 /// A run's side of the ledger. Without one, everything is done in each run.
@@ -152,8 +150,7 @@ impl Progress {
             return Ok(Wanted::Everything);
         };
         let content_hash = origin.content_hash.to_string();
-        let lacks = |sink: &&SinkKey| !known.is_in(sink, &content_hash);
-        let n_lacking = self.sinks.iter().filter(lacks).count();
+        let n_lacking = self.lacking(&known, &content_hash).count();
         if n_lacking == self.sinks.len() {
             return Ok(Wanted::Everything);
         }
@@ -177,27 +174,32 @@ impl Progress {
         Ok(Wanted::Nothing)
     }
 
-    /// Why [`Progress::wanted`] answers as it does.
+    /// Why [`Progress::wanted`] answers that some sinks lack the document.
     pub(crate) fn standing(&self, origin: &Origin) -> Result<Standing, StageError> {
         let Some((_, known)) = self.record(origin.id)? else {
             return Ok(Standing::New);
         };
         let content_hash = origin.content_hash.to_string();
-        let lacks = |sink: &&SinkKey| !known.is_in(sink, &content_hash);
-        let lacking: Vec<Arc<str>> = self
-            .sinks
-            .iter()
-            .filter(lacks)
-            .map(|sink| Arc::clone(&sink.node))
-            .collect();
+        let lacking = self.lacking(&known, &content_hash);
+        let lacking: Vec<Arc<str>> = lacking.map(|sink| Arc::clone(&sink.node)).collect();
         let mut stored = known.stored.values();
         let is_same = known.content_hash == content_hash
             || stored.any(|stored| stored.content_hash == content_hash);
-        Ok(match (lacking.is_empty(), is_same) {
-            (true, _) => Standing::Unchanged,
-            (false, true) => Standing::MadeAgain(lacking),
-            (false, false) => Standing::Changed,
+        Ok(if is_same {
+            Standing::MadeAgain(lacking)
+        } else {
+            Standing::Changed
         })
+    }
+
+    /// The sinks that do not hold the document with this content.
+    fn lacking<'a>(
+        &'a self,
+        known: &'a LedgerDocument,
+        content_hash: &'a str,
+    ) -> impl Iterator<Item = &'a SinkKey> {
+        let sinks = self.sinks.iter();
+        sinks.filter(|sink| !known.is_in(sink, content_hash))
     }
 
     fn partial(&self, known: &LedgerDocument, content_hash: &str) -> Partial {

@@ -1,4 +1,4 @@
-//! What the last run that made pages took, for the estimates of the next one.
+//! Keeps the times of the last run that made pages, for the estimates of the next one.
 
 use std::collections::BTreeMap;
 

@@ -7,7 +7,7 @@ use super::{LedgerDocument, Progress, StoredIn};
 use crate::error::StageError;
 use crate::graph::SinkKey;
 use crate::key::DocumentId;
-use crate::stage::{Inventory, StoredDocument};
+use crate::sink::{Inventory, StoredDocument};
 
 /// What the sinks answered when the run began: each one's inventory and mark.
 pub(crate) type Inventories = Vec<(Inventory, Option<String>)>;

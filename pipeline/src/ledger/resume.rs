@@ -1,4 +1,4 @@
-//! What an interrupted run left of documents that it had not finished.
+//! Finds what an interrupted run staged of documents that it had not finished.
 //!
 //! Each sink notes the pages whose rows it has staged, and the ledger those of
 //! which nothing is left to stage anywhere. A page is made again if some sink
@@ -11,7 +11,7 @@ use super::{Progress, StagedPart, Wanted};
 use crate::document::Resumed;
 use crate::error::StageError;
 use crate::key::{DocumentId, Origin};
-use crate::stage::StagedRows;
+use crate::sink::StagedRows;
 
 /// A document that an earlier run has begun.
 #[derive(Debug, Default)]

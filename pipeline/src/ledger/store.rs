@@ -1,100 +1,16 @@
-//! The ledger's file: one `SQLite` database a pipeline.
-//!
-//! `SQLite`, because several processes may open it at once and a crash at any
-//! moment leaves it whole. A power cut may take its last transactions with it:
-//! the documents that they tell of are found in the table again.
+//! Reads and changes the ledger's tables.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::copy::copy_into_memory;
+use super::document::{LedgerDocument, short_key, stored_from_json, stored_to_json};
+use super::file::{self, TABLES, VERSION, cannot, is_damage};
 use crate::error::StageError;
-use crate::graph::SinkKey;
 use crate::key::DocumentId;
-
-/// Raised when the tables change: an older file is put aside and rebuilt.
-const VERSION: i64 = 2;
-
-pub(super) const TABLES: &str = "
-    CREATE TABLE IF NOT EXISTS documents (
-        id BLOB PRIMARY KEY, uri TEXT NOT NULL, source TEXT NOT NULL, state TEXT,
-        content_hash TEXT NOT NULL, is_undone INTEGER NOT NULL,
-        stored TEXT NOT NULL, n_dead INTEGER NOT NULL);
-    CREATE TABLE IF NOT EXISTS sinks (
-        key TEXT PRIMARY KEY, identity TEXT NOT NULL, mark TEXT);
-    CREATE TABLE IF NOT EXISTS staged (
-        seq INTEGER PRIMARY KEY, id BLOB NOT NULL, content_hash TEXT NOT NULL,
-        fingerprint TEXT NOT NULL, sink TEXT NOT NULL, pages TEXT NOT NULL,
-        rows INTEGER NOT NULL, payload BLOB NOT NULL);
-    CREATE INDEX IF NOT EXISTS staged_by_id ON staged (id);
-    CREATE TABLE IF NOT EXISTS pages (
-        id BLOB NOT NULL, node TEXT NOT NULL, page INTEGER NOT NULL,
-        PRIMARY KEY (id, node, page)) WITHOUT ROWID;
-    CREATE TABLE IF NOT EXISTS rates (
-        key TEXT PRIMARY KEY, n_items INTEGER NOT NULL, seconds REAL NOT NULL);
-";
-
-/// A document that is known: from a source, or from the rows of a sink.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LedgerDocument {
-    /// The document.
-    pub id: DocumentId,
-    /// Its path or URL.
-    pub uri: String,
-    /// The source that sent it; empty where neither the ledger nor a row names it.
-    pub source: String,
-    /// What the source tells its version by.
-    pub state: Option<String>,
-    /// Hash of its bytes.
-    pub content_hash: String,
-    /// Whether the next run makes it again, whatever the sinks hold.
-    pub is_undone: bool,
-    /// What each sink holds of it, by [`SinkKey::identity`](crate::SinkKey).
-    pub stored: BTreeMap<String, StoredIn>,
-    /// Its dead letters.
-    pub n_dead: u64,
-}
-
-/// What one sink holds of a document.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredIn {
-    /// Hash of the bytes that the rows were made from.
-    pub content_hash: String,
-    /// Hash of the configuration that made the rows; empty where they are not whole.
-    pub fingerprint: String,
-    /// Number of rows, which may be 0.
-    pub n_rows: u64,
-}
-
-impl LedgerDocument {
-    /// The number of rows of each sink that has any.
-    pub fn rows(&self) -> BTreeMap<String, u64> {
-        let stored = self.stored.iter().filter(|(_, stored)| stored.n_rows > 0);
-        stored
-            .map(|(sink, stored)| (sink.clone(), stored.n_rows))
-            .collect()
-    }
-
-    /// Whether this sink holds the document with this content, made by its
-    /// present configuration.
-    pub fn is_in(&self, sink: &SinkKey, content_hash: &str) -> bool {
-        !self.is_undone
-            && self.stored.get(&*sink.identity).is_some_and(|stored| {
-                stored.content_hash == content_hash && stored.fingerprint == sink.fingerprint
-            })
-    }
-
-    /// Whether all these sinks hold it as it was when it came last.
-    pub fn is_done(&self, sinks: &[SinkKey]) -> bool {
-        sinks
-            .iter()
-            .all(|sink| self.is_in(sink, &self.content_hash))
-    }
-}
 
 /// Rows of an unfinished document, as a sink staged them.
 #[derive(Debug, Clone)]
@@ -124,28 +40,7 @@ impl Store {
     /// another version is put aside: what it knew is in the tables.
     pub(super) fn open(path: &Path) -> Result<Self, StageError> {
         let cannot = |error: rusqlite::Error| cannot(path, error);
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|error| cannot_make(folder, error))?;
-        }
-        let connection = match connect(path) {
-            Ok(connection) => connection,
-            Err(error) if is_damage(&error) => {
-                let aside = path.with_extension("damaged");
-                tracing::warn!(
-                    aside = %aside.display(),
-                    "the ledger is damaged or of another version; it is made anew from the tables"
-                );
-                std::fs::rename(path, &aside).map_err(|error| cannot_make(path, error))?;
-                for suffix in ["-wal", "-shm"] {
-                    let mut name = path.as_os_str().to_owned();
-                    name.push(suffix);
-                    let _absent = std::fs::remove_file(name);
-                }
-                connect(path).map_err(cannot)?
-            }
-            Err(error) => return Err(cannot(error)),
-        };
-        Self::new(path, connection).map_err(cannot)
+        Self::new(path, file::open(path)?).map_err(cannot)
     }
 
     /// A copy of `path` in memory, which changes nothing on disk. It is empty
@@ -209,29 +104,21 @@ impl Store {
     }
 
     pub(super) fn document(&self, id: DocumentId) -> Result<Option<LedgerDocument>, StageError> {
-        let connection = self.lock();
-        let found = connection
-            .prepare_cached(&format!("{SELECT} WHERE id = ?1"))
-            .and_then(|mut query| {
-                let document = |row: &rusqlite::Row<'_>| document_of(row, &self.identities());
-                query.query_row([&id.as_bytes()[..]], document).optional()
-            });
-        found
-            .map(Option::flatten)
-            .map_err(|error| self.cannot(error))
+        let found = self.read(|connection| {
+            let mut query = connection.prepare_cached(&format!("{SELECT} WHERE id = ?1"))?;
+            let document = |row: &rusqlite::Row<'_>| document_of(row, &self.identities());
+            query.query_row([&id.as_bytes()[..]], document).optional()
+        });
+        found.map(Option::flatten)
     }
 
     pub(super) fn documents(&self) -> Result<Vec<LedgerDocument>, StageError> {
-        let connection = self.lock();
-        let found = connection
-            .prepare_cached(&format!("{SELECT} ORDER BY uri"))
-            .and_then(|mut query| {
-                let identities = self.identities();
-                let rows = query.query_map([], |row| document_of(row, &identities))?;
-                rows.collect::<Result<Vec<_>, _>>()
-            });
-        let found = found.map_err(|error| self.cannot(error))?;
-        Ok(found.into_iter().flatten().collect())
+        self.read(|connection| {
+            let mut query = connection.prepare_cached(&format!("{SELECT} ORDER BY uri"))?;
+            let identities = self.identities();
+            let rows = query.query_map([], |row| document_of(row, &identities))?;
+            rows.filter_map(Result::transpose).collect()
+        })
     }
 
     /// Runs `changes` in one transaction.
@@ -259,22 +146,17 @@ impl Store {
     }
 
     pub(super) fn mark(&self, sink: &str) -> Result<Option<String>, StageError> {
-        let connection = self.lock();
-        let mark = connection
-            .query_row(
-                "SELECT mark FROM sinks WHERE key = ?1",
-                [short_key(sink)],
-                |row| row.get(0),
-            )
-            .optional();
+        let mark = self.read(|connection| {
+            let query = "SELECT mark FROM sinks WHERE key = ?1";
+            let mark = connection.query_row(query, [short_key(sink)], |row| row.get(0));
+            mark.optional()
+        });
         mark.map(Option::flatten)
-            .map_err(|error| self.cannot(error))
     }
 
     /// What is staged, in the order of staging.
     pub(super) fn staged(&self) -> Result<Vec<StagedPart>, StageError> {
-        let connection = self.lock();
-        let found = (|| {
+        self.read(|connection| {
             let mut query = connection.prepare(
                 "SELECT id, content_hash, fingerprint, sink, pages, rows, payload
                  FROM staged ORDER BY seq",
@@ -291,23 +173,19 @@ impl Store {
                     payload: row.get(6).unwrap_or_default(),
                 }))
             })?;
-            rows.collect::<Result<Vec<_>, _>>()
-        })();
-        let found = found.map_err(|error| self.cannot(error))?;
-        Ok(found.into_iter().flatten().collect())
+            rows.filter_map(Result::transpose).collect()
+        })
     }
 
     /// Pages that were done of a document that is not.
     pub(super) fn pages(&self, id: DocumentId) -> Result<BTreeSet<(String, u32)>, StageError> {
-        let connection = self.lock();
-        let found = connection
-            .prepare_cached("SELECT node, page FROM pages WHERE id = ?1")
-            .and_then(|mut query| {
-                let rows =
-                    query.query_map([&id.as_bytes()[..]], |row| Ok((row.get(0)?, row.get(1)?)))?;
-                rows.collect()
-            });
-        found.map_err(|error| self.cannot(error))
+        self.read(|connection| {
+            let query = "SELECT node, page FROM pages WHERE id = ?1";
+            let mut query = connection.prepare_cached(query)?;
+            let rows =
+                query.query_map([&id.as_bytes()[..]], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect()
+        })
     }
 }
 
@@ -444,39 +322,6 @@ impl Changes<'_> {
     }
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open(path)?;
-    connection.busy_timeout(Duration::from_secs(30))?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    // Written through at each checkpoint, not at each transaction.
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version != 0 && version != VERSION {
-        return Err(rusqlite::Error::SqliteFailure(
-            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB),
-            None,
-        ));
-    }
-    connection.execute_batch(TABLES)?;
-    connection.pragma_update(None, "user_version", VERSION)?;
-    // A page that was garbled would otherwise fail a run in its middle.
-    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if found != "ok" {
-        return Err(rusqlite::Error::SqliteFailure(
-            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
-            Some(found),
-        ));
-    }
-    Ok(connection)
-}
-
-fn is_damage(error: &rusqlite::Error) -> bool {
-    matches!(
-        error.sqlite_error_code(),
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
-    )
-}
-
 /// A row of `documents`; `None` if its id is none.
 fn document_of(
     row: &rusqlite::Row<'_>,
@@ -499,46 +344,6 @@ fn document_of(
     }))
 }
 
-/// What a sink is called in the rows of documents: identities are long.
-fn short_key(identity: &str) -> String {
-    blake3::hash(identity.as_bytes()).to_hex()[..12].to_owned()
-}
-
-/// What one sink holds of a document: fingerprint, number of rows, and the hash of
-/// the content where it is not the document's.
-type StoredJson = (String, u64, Option<String>);
-
-fn stored_to_json(document: &LedgerDocument) -> String {
-    let stored = document.stored.iter().map(|(identity, stored)| {
-        let is_other = stored.content_hash != document.content_hash;
-        let other = is_other.then(|| stored.content_hash.clone());
-        let value: StoredJson = (stored.fingerprint.clone(), stored.n_rows, other);
-        (short_key(identity), value)
-    });
-    let stored: BTreeMap<String, StoredJson> = stored.collect();
-    serde_json::to_string(&stored).unwrap_or_default()
-}
-
-fn stored_from_json(
-    text: &str,
-    content_hash: &str,
-    identities: &BTreeMap<String, String>,
-) -> BTreeMap<String, StoredIn> {
-    // A text that cannot be read means that nothing is known to be stored.
-    let stored: BTreeMap<String, StoredJson> = serde_json::from_str(text).unwrap_or_default();
-    let known = stored
-        .into_iter()
-        .filter_map(|(key, (fingerprint, n_rows, other))| {
-            let stored = StoredIn {
-                content_hash: other.unwrap_or_else(|| content_hash.to_owned()),
-                fingerprint,
-                n_rows,
-            };
-            Some((identities.get(&key)?.clone(), stored))
-        });
-    known.collect()
-}
-
 fn read_identities(connection: &Connection) -> rusqlite::Result<BTreeMap<String, String>> {
     let mut query = connection.prepare("SELECT key, identity FROM sinks")?;
     let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -549,31 +354,10 @@ fn id_of(bytes: &[u8]) -> Option<DocumentId> {
     Some(DocumentId::from_bytes(bytes.try_into().ok()?))
 }
 
-fn cannot(path: &Path, error: rusqlite::Error) -> StageError {
-    let hint = match error.sqlite_error_code() {
-        Some(ErrorCode::SystemIoFailure) => {
-            "the disk may be full or damaged: repair it and run again; what was stored stays"
-        }
-        _ => "make the folder writable, or name another one with `ledger` in the pipeline's table",
-    };
-    StageError::cannot_store(
-        format_args!("cannot use the ledger `{}`", path.display()),
-        hint,
-        error,
-    )
-}
-
-fn cannot_make(path: &Path, error: std::io::Error) -> StageError {
-    StageError::cannot_store(
-        format_args!("cannot use the ledger `{}`", path.display()),
-        "make the folder writable, or name another one with `ledger` in the pipeline's table",
-        error,
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::StoredIn;
 
     fn document(uri: &str) -> LedgerDocument {
         LedgerDocument {

@@ -1,4 +1,4 @@
-//! What a program holds of a run: to stop it, and to see how far it is.
+//! Lets a program control a run: to stop it, and to see how far it is.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::IntervalStream;
 
 use super::Shared;
-use crate::edge::{Budget, Stop};
+use crate::cancellation::Stop;
+use crate::edge::Budget;
 use crate::meter::MetersSince;
 use crate::metrics::{NodeMetrics, Role, Spent, read};
 use crate::report::{NodeReport, Snapshot};

@@ -1,5 +1,5 @@
-//! What a run that drains in the middle of a document keeps, and what the next
-//! run then makes.
+//! Tests what a run keeps that drains in the middle of a document, and what the next run then
+//! makes.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};

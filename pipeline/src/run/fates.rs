@@ -1,4 +1,4 @@
-//! What becomes of items that fail: retries, dead letters, and the end of the run.
+//! Tests what becomes of items that fail: retries, dead letters, and the end of the run.
 
 use std::collections::HashMap;
 use std::sync::Mutex;

@@ -1,6 +1,6 @@
-//! What a run leaves behind when something goes wrong at any of its steps, or
-//! when it is dropped or killed there: the next one makes good what is missing,
-//! and nothing that is durable is made again.
+//! Tests what a run leaves behind when something goes wrong at any of its steps, or when it is
+//! dropped or killed there: the next one makes good what is missing, and nothing that is durable
+//! is made again.
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -35,9 +35,10 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use crate::cancellation::Stop;
 use crate::dead_letters::{DeadLetters, read_dead_letters};
 use crate::document::{Token, Tracker};
-use crate::edge::{Mailbox, Stop};
+use crate::edge::Mailbox;
 use crate::error::{ItemError, StageError};
 use crate::gather::Gather;
 use crate::graph::{Node, Pipeline, Work};
@@ -47,12 +48,13 @@ use crate::ledger::{Ledger, NodeRate, Progress, Rates};
 use crate::meter::MetersSince;
 use crate::metrics::{NodeMetrics, Role, RunMetrics, SinkMeter, add_one};
 use crate::page_progress::PageProgress;
+use crate::paths::clean_absolute;
 use crate::prune::Prune;
 use crate::report::{Report, Snapshot, StopReason};
 use crate::retry::OnError;
 use crate::secrets::Secrets;
+use crate::sink::{Inventory, SinkInput};
 use crate::source_outlet::FeedAgain;
-use crate::stage::{Inventory, SinkInput};
 use crate::trace::Trace;
 
 pub use control::RunControl;
@@ -387,27 +389,18 @@ impl Pipeline {
         let progress = self
             .open_ledger()
             .map_err(|error| refused("ledger", error))?;
-        let writer = self.writer();
+        let inputs = self.sink_inputs();
         let n_dead = self
             .dead_by_document()
             .map_err(|error| refused("dead_letters", error))?;
         let (mut inventories, mut n_rows_dropped) = (Vec::new(), 0);
-        let mut fingerprints = self.sinks.into_iter().map(|sink| sink.fingerprint);
-        for node in self.nodes {
-            let name = node.name;
-            let Work::Sink(mut sink) = node.work else {
-                continue;
-            };
-            let input = SinkInput {
-                fields: node.input,
-                pipeline: self.name.clone(),
-                node: name.to_string(),
-                fingerprint: fingerprints.next().unwrap_or_default(),
-                writer: writer.clone(),
-                stager: None,
-                meter: SinkMeter::default(),
-            };
-            let refused = |error| refused(&name, error);
+        let works = self.nodes.into_iter().map(|node| node.work);
+        let sinks = works.filter_map(|work| match work {
+            Work::Sink(sink) => Some(sink),
+            Work::Source(_) | Work::Stage { .. } => None,
+        });
+        for (mut sink, input) in sinks.zip(inputs) {
+            let refused = |error| refused(&input.node, error);
             sink.open(&input).await.map_err(refused)?;
             if repairs {
                 n_rows_dropped += sink.repair().await.map_err(refused)?;
@@ -448,10 +441,26 @@ impl Pipeline {
         Ok(Arc::new(progress))
     }
 
+    /// What each sink learns, in the order of the sinks.
+    fn sink_inputs(&self) -> Vec<SinkInput> {
+        let writer = self.writer();
+        let nodes = self.nodes.iter().filter(|node| node.role() == Role::Sink);
+        let inputs = nodes.zip(&self.sinks).map(|(node, sink)| SinkInput {
+            fields: node.input.clone(),
+            pipeline: self.name.clone(),
+            node: node.name.to_string(),
+            fingerprint: sink.fingerprint.clone(),
+            writer: writer.clone(),
+            stager: None,
+            meter: SinkMeter::default(),
+        });
+        inputs.collect()
+    }
+
     /// Identifies the pipeline and its ledger on this machine.
     fn writer(&self) -> String {
         let folder = self.ledger.as_ref().map(|folder| {
-            let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.clone());
+            let folder = clean_absolute(folder).unwrap_or_else(|_| folder.clone());
             folder.display().to_string()
         });
         let text = format!("{}\0{}", self.name, folder.unwrap_or_default());

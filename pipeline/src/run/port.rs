@@ -1,4 +1,4 @@
-//! What is behind a worker's [`Outlet`](crate::Outlet): the edges that leave its node.
+//! Implements a worker's [`Outlet`](crate::Outlet): the edges that leave its node.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -148,6 +148,13 @@ impl Port {
         true
     }
 
+    /// The pages of `document` that the node need not make, since earlier runs did.
+    fn staged_before(&self, document: &Item) -> BTreeSet<u32> {
+        let token = document.token.as_ref().filter(|token| !token.is_of_page());
+        let stored = token.map(|token| token.document().stored_pages(&self.page_key));
+        stored.unwrap_or_default()
+    }
+
     /// Sets an item aside for good.
     pub(super) fn set_aside(&mut self, item: &Item, error: &ItemError) {
         let shared = &self.shared;
@@ -195,18 +202,14 @@ impl OutletPort for Port {
     }
 
     fn stored_pages(&self, document: &Item) -> BTreeSet<u32> {
-        let token = document.token.as_ref().filter(|token| !token.is_of_page());
-        let stored = token.map(|token| token.document().stored_pages(&self.page_key));
-        let stored = stored.unwrap_or_default();
+        let stored = self.staged_before(document);
         let n_resumed = &self.shared.progress.n_pages_resumed;
         n_resumed.fetch_add(stored.len() as u64, Ordering::Relaxed);
         stored
     }
 
     fn expect_pages(&mut self, document: &Item, n_pages: u32) {
-        let token = document.token.as_ref().filter(|token| !token.is_of_page());
-        let stored = token.map(|token| token.document().stored_pages(&self.node));
-        let n_resumed = stored.map_or(0, |stored| stored.len() as u64);
+        let n_resumed = self.staged_before(document).len() as u64;
         let id = document.key().document;
         self.shared.pages.expect(id, n_pages.into(), n_resumed);
     }

@@ -7,6 +7,7 @@ mod flat_joins;
 mod kinds;
 mod model;
 mod shape;
+mod work;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -20,7 +21,8 @@ use proptest::prelude::{ProptestConfig, Strategy, any};
 
 use self::kinds::World;
 use self::model::{Document, Expected, expect};
-use self::shape::{MANY, Raw, Shape};
+use self::shape::{Raw, Shape};
+use self::work::MANY;
 use super::test_kinds::RUNTIME;
 use crate::{ConfigFile, Ledger, Report, Resources, RunControl};
 

@@ -1,5 +1,5 @@
-//! What a run knows of earlier ones: what it passes over, replaces, removes,
-//! and goes on with.
+//! Tests what a run takes over from earlier ones: what it passes over, replaces, removes, and goes
+//! on with.
 
 use std::collections::BTreeSet;
 

@@ -202,17 +202,12 @@ fn pipelines_that_share_documents_and_a_table_are_warned_of() {
 #[test]
 fn an_else_depends_on_what_its_siblings_take() {
     let fingerprint = |when: &str, otherwise: &str| {
-        let toml = nodes(
-            &(sink("k", "t", "a").replace("input", &format!("when = '{when}'\ninput"))
-                + &sink("l", "u", "a")
-                + "else = 'rest'\n"
-                + &sink(otherwise, "v", "a")),
-        )
-        .replace("else = 'rest'\n", "")
-        .replace(
-            &format!("when = '{when}'"),
-            &format!("when = '{when}'\nelse = '{otherwise}'"),
+        let first = sink("k", "t", "a");
+        let first = first.replace(
+            "input",
+            &format!("when = '{when}'\nelse = '{otherwise}'\ninput"),
         );
+        let toml = nodes(&(first + &sink("l", "u", "a") + &sink(otherwise, "v", "a")));
         let file = ConfigFile::parse("x.toml".as_ref(), &toml, &[], &registry(), &|_| None);
         let file = file.unwrap_or_else(|error| panic!("{error}"));
         let keys = file.pipelines()[0].sink_keys(&Resources::default());

@@ -18,7 +18,7 @@ use crate::gather::{Gather, LetGo};
 use crate::item::Item;
 use crate::metrics::{NodeMetrics, Spent};
 use crate::retry::OnError;
-use crate::stage::{Delivery, Ended, Inventory, Sink, SinkInput};
+use crate::sink::{Delivery, Ended, Inventory, Sink, SinkInput};
 use crate::trace::Lane;
 
 /// After so long without input a sink writes what it holds back.

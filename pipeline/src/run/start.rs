@@ -16,15 +16,16 @@ use crate::error::StageError;
 use crate::graph::{Node, Pipeline, Work};
 use crate::key::DocumentId;
 use crate::metrics::{NodeMetrics, Role, SinkMeter, Spent, add_one};
+use crate::sink::{Ended, SinkInput};
+use crate::source::Source;
 use crate::source_outlet::SourceOutlet;
-use crate::stage::{Ended, SinkInput, Source};
 use crate::trace::Lane;
 
 /// The parts of a run that are being started.
 pub(super) struct Start {
     pipeline: String,
-    writer: String,
-    fingerprints: Vec<String>,
+    /// What each sink learns.
+    inputs: Vec<SinkInput>,
     nodes: Vec<Node>,
     shared: Arc<Shared>,
     metrics: Vec<Arc<NodeMetrics>>,
@@ -40,7 +41,7 @@ impl Start {
         metrics: Vec<Arc<NodeMetrics>>,
         watched: &mut [WatchedNode],
     ) -> Self {
-        let writer = pipeline.writer();
+        let inputs = pipeline.sink_inputs();
         let nodes = pipeline.nodes;
         let (mut inboxes, mut mailboxes) = (Vec::new(), Vec::<Option<Mailbox>>::new());
         for (place, node) in nodes.iter().enumerate() {
@@ -76,12 +77,7 @@ impl Start {
         watch_documents(&shared, sinks);
         Self {
             pipeline: pipeline.name,
-            writer,
-            fingerprints: pipeline
-                .sinks
-                .into_iter()
-                .map(|sink| sink.fingerprint)
-                .collect(),
+            inputs,
             nodes,
             shared,
             metrics,
@@ -94,8 +90,7 @@ impl Start {
     fn split(self) -> Split {
         let Self {
             pipeline,
-            writer,
-            fingerprints,
+            inputs,
             nodes,
             shared,
             metrics,
@@ -147,15 +142,11 @@ impl Start {
                         place: number,
                         sink,
                         input: SinkInput {
-                            fields: node.input,
-                            pipeline: pipeline.clone(),
-                            node: name.to_string(),
-                            fingerprint: fingerprints[number].clone(),
-                            writer: writer.clone(),
                             stager: shared.progress.stager(number),
                             meter: SinkMeter {
                                 metrics: Arc::clone(&metrics),
                             },
+                            ..inputs[number].clone()
                         },
                         policy: node.batch,
                         on_error: node.on_error,

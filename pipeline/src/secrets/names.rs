@@ -1,4 +1,4 @@
-//! Which names say that a value is a secret.
+//! Recognizes the names of secrets.
 
 use std::ops::Range;
 

@@ -15,7 +15,7 @@ use crate::graph::Pipeline;
 use crate::item::Item;
 use crate::report::Report;
 use crate::run::{RunControl, RunError};
-use crate::stage::{Delivery, Sink, SinkInput};
+use crate::sink::{Delivery, Sink, SinkInput};
 
 /// Items between the sink and who reads the stream, beside those in the edge.
 const CAPACITY: usize = 1;

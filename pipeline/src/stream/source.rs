@@ -8,8 +8,8 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use crate::builder::SourceFn;
 use crate::error::StageError;
 use crate::item::Item;
+use crate::source::Source;
 use crate::source_outlet::SourceOutlet;
-use crate::stage::Source;
 
 /// A source that sends what a stream yields. Say with
 /// [`provides`](SourceFn::provides) which fields its items have.

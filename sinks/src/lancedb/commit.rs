@@ -89,11 +89,9 @@ impl Table {
     /// A table that cannot be read.
     pub(super) async fn peek(uri: &str, name: &str, writer: Writer) -> Result<Self, StageError> {
         let folder = is_local(uri).then(|| absolute_folder(uri)).transpose()?;
-        let path = folder
-            .as_ref()
-            .map(|folder| format!("{folder}/{name}.lance"));
         let mut table = Self::new(folder, uri, name, writer);
-        if path.is_none_or(|path| Path::new(&path).exists()) {
+        let journal = table.journal.as_ref();
+        if journal.is_none_or(|journal| journal.has_table()) {
             table.reload().await?;
         }
         Ok(table)
@@ -349,16 +347,11 @@ impl Table {
     }
 
     pub(super) fn cannot(&self, act: &str, error: Error) -> StageError {
-        let problem = format!("cannot {act} table `{}`", self.name);
-        if pagemill_pipeline::is_disk_full(&error) {
-            let problem = format!("{problem}: the disk is full");
-            let hint =
-                "make room and run again: it goes on where it stopped, and what was stored stays";
-            return StageError::caused(problem, hint, error);
-        }
-        let hint =
-            "mend the cause (no permission, files removed) and run again: what was stored stays";
-        StageError::caused(problem, hint, error)
+        StageError::cannot_store(
+            format_args!("cannot {act} table `{}`", self.name),
+            "mend the cause (no permission, files removed) and run again: what was stored stays",
+            error,
+        )
     }
 }
 
@@ -379,13 +372,8 @@ async fn lock(folder: &str, name: &str) -> Result<File, StageError> {
         }
     });
     let locked = locked.await.map_err(std::io::Error::other);
-    locked.and_then(|locked| locked).map_err(|error| {
-        StageError::caused(
-            format_args!("cannot write to the folder `{folder}`"),
-            "set `uri` to a folder that this user may write to",
-            error,
-        )
-    })
+    let locked = locked.and_then(|locked| locked);
+    locked.map_err(|error| cannot_write(folder, error))
 }
 
 fn key_of(document: &DocumentId) -> u64 {
@@ -431,7 +419,7 @@ fn absolute_folder(uri: &str) -> Result<String, StageError> {
 }
 
 fn cannot_write(uri: &str, error: std::io::Error) -> StageError {
-    StageError::caused(
+    StageError::cannot_store(
         format_args!("cannot write to the folder `{uri}`"),
         "set `uri` to a folder that this user may write to",
         error,

@@ -1,4 +1,4 @@
-//! What a table holds: the truth that the ledger is compared with.
+//! Reads what a table holds: the truth that the ledger is compared with.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -74,12 +74,21 @@ impl Table {
         self.known_version = Some(now);
     }
 
-    /// Fragments that were staged, if all their files are still there and are in
-    /// no version of the table yet.
-    pub(super) async fn find_staged(&self, payload: &[u8]) -> Option<Vec<Fragment>> {
+    /// Names of the data files of the present version.
+    pub(super) fn data_files(&self) -> HashSet<String> {
+        let dataset = self.dataset.iter();
+        dataset.flat_map(|dataset| data_files(dataset)).collect()
+    }
+
+    /// Fragments that were staged, if all their files are still there and are not
+    /// among those of the table, which `taken_in` are.
+    pub(super) async fn find_staged(
+        &self,
+        payload: &[u8],
+        taken_in: &HashSet<String>,
+    ) -> Option<Vec<Fragment>> {
         let dataset = self.dataset.as_ref()?;
         let fragments: Vec<Fragment> = serde_json::from_slice(payload).ok()?;
-        let taken_in: HashSet<String> = data_files(dataset).collect();
         let store = dataset.object_store(None).await.ok()?;
         for file in fragments.iter().flat_map(|fragment| &fragment.files) {
             let path = dataset.data_dir().join(file.path.as_str());

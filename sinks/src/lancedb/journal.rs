@@ -102,10 +102,12 @@ impl WriteJournal {
         let name = self.table.file_name()?.to_str()?;
         let location: &str = location.as_ref();
         let (_, file) = location.rsplit_once(&format!("{name}/"))?;
-        FOLDERS
-            .iter()
-            .any(|folder| file.starts_with(folder))
-            .then_some(file)
+        is_of_table(file).then_some(file)
+    }
+
+    /// Whether there is a folder of the table.
+    pub(super) fn has_table(&self) -> bool {
+        self.table.exists()
     }
 
     fn begin(&self) -> io::Result<Own> {
@@ -113,26 +115,30 @@ impl WriteJournal {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let number = N_BEGUN.fetch_add(1, Ordering::Relaxed);
-        let name = format!(
-            "{}-{}-{}-{number}.log",
-            self.writer,
-            std::process::id(),
-            now.as_nanos()
-        );
-        let path = self.folder.join(name);
-        let file = File::options().append(true).create_new(true).open(&path)?;
-        match file.try_lock() {
-            // A file system without locks: other runs take this one for a dead one's,
-            // which costs nothing that a version names or a ledger has staged.
-            Ok(()) | Err(TryLockError::Error(_)) => {}
-            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+        loop {
+            let number = N_BEGUN.fetch_add(1, Ordering::Relaxed);
+            let name = format!(
+                "{}-{}-{}-{number}.log",
+                self.writer,
+                std::process::id(),
+                now.as_nanos()
+            );
+            let path = self.folder.join(name);
+            let file = File::options().append(true).create_new(true).open(&path)?;
+            match file.try_lock() {
+                // On a file system without locks nothing is ever swept.
+                Ok(()) | Err(TryLockError::Error(_)) => {
+                    let n_noted = 0;
+                    return Ok(Own {
+                        path,
+                        file,
+                        n_noted,
+                    });
+                }
+                // A sweep took the file for a dead run's before it was locked.
+                Err(TryLockError::WouldBlock) => {}
+            }
         }
-        Ok(Own {
-            path,
-            file,
-            n_noted: 0,
-        })
     }
 
     /// The journals of earlier runs of this writer, which have ended. Each stays
@@ -156,7 +162,8 @@ impl WriteJournal {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 file => file?,
             };
-            if !matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+            // Without locks there is no telling whether its run has ended.
+            if file.try_lock().is_ok() {
                 dead.push(DeadJournal { path, _lock: file });
             }
         }
@@ -188,22 +195,23 @@ impl WriteJournal {
     /// shortens its journal to what is staged.
     pub(super) fn settle(&self, named: &Named, staged: &HashSet<String>) -> io::Result<usize> {
         let mut own = self.own();
-        let Some(journal) = own.take() else {
+        let Some(journal) = own.as_ref() else {
             return Ok(0);
         };
         let text = fs::read_to_string(&journal.path)?;
         let (left, n_removed) = self.remove_unnamed(&text, named, staged)?;
-        if !left.is_empty() {
-            let shorter = self.begin()?;
-            let mut lines = left.join("\n");
-            lines.push('\n');
-            (&shorter.file).write_all(lines.as_bytes())?;
-            *own = Some(Own {
-                n_noted: left.len(),
-                ..shorter
-            });
-        }
+        // The old journal is held until the new one is whole.
+        let shorter = if left.is_empty() {
+            None
+        } else {
+            let mut shorter = self.begin()?;
+            let lines: String = left.iter().map(|file| format!("{file}\n")).collect();
+            shorter.file.write_all(lines.as_bytes())?;
+            shorter.n_noted = left.len();
+            Some(shorter)
+        };
         fs::remove_file(&journal.path)?;
+        *own = shorter;
         Ok(n_removed)
     }
 
@@ -216,9 +224,7 @@ impl WriteJournal {
     ) -> io::Result<(Vec<&'a str>, usize)> {
         let (mut left, mut n_removed) = (Vec::new(), 0);
         for file in text.lines() {
-            let is_of_table = FOLDERS.iter().any(|folder| file.starts_with(folder))
-                && !file.split('/').any(|name| name == "..");
-            if !is_of_table {
+            if !is_of_table(file) || file.split('/').any(|name| name == "..") {
                 continue;
             }
             n_removed += remove_half_written(&self.table.join(file))?;
@@ -244,6 +250,11 @@ impl WriteJournal {
         }
         Ok((left, n_removed))
     }
+}
+
+/// Whether a path below the table's folder is of a file that only versions name.
+fn is_of_table(file: &str) -> bool {
+    FOLDERS.iter().any(|folder| file.starts_with(folder))
 }
 
 /// Removes what a kill left of a file that was being written: the store writes to

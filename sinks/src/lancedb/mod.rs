@@ -1,8 +1,8 @@
-//! `kind = "lancedb"`: one row an item, in a LanceDB table.
+//! Stores one row an item in a LanceDB table (`kind = "lancedb"`).
 //!
 //! Every row has `document_id`, `document` (path or URL), `content_hash`,
-//! `media_type`, `fingerprint` (of the configuration that made it), `page` and
-//! `part`, then a column for each field: `text` as a string, `vector` as a
+//! `media_type`, `fingerprint` (of the configuration that made it), `pipeline`, `source`,
+//! `page` and `part`, then a column for each field: `text` as a string, `vector` as a
 //! fixed-size list, `vectors` as a list of them in 16 bits, `words` as a list
 //! of records with boxes, `thumbnail` and other bytes as they are.
 //!
@@ -12,8 +12,10 @@
 //! notes them, so that a run that is stopped goes on after them. Reading is
 //! [`TableReader`]'s.
 
+mod cleanup;
 mod coming;
 mod commit;
+mod config;
 mod index;
 mod inventory;
 mod journal;
@@ -23,19 +25,17 @@ mod schema;
 mod search;
 mod upkeep;
 
-use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use lance::table::format::Fragment;
 use pagemill_pipeline::{
-    Delivery, Document, DocumentId, Ended, Field, FieldError, Inventory, Item, Resources, Secrets,
-    Sink, SinkConfig, SinkInput, SinkMeter, SinkPlace, StageError, StagedRows, Stager,
-    clean_absolute,
+    Delivery, Document, DocumentId, Ended, Field, FieldError, Inventory, Item, Sink, SinkInput,
+    SinkMeter, StageError, StagedRows, Stager,
 };
-use serde::Deserialize;
 
+pub use self::config::{CommitConfig, Durability, LanceDbConfig};
 pub use self::index::{IndexConfig, VectorIndexConfig};
 pub use self::search::{
     FirstStep, Hit, MultiVector, PageDetail, Question, SearchMode, SearchQuery, TableError,
@@ -44,6 +44,7 @@ pub use self::search::{
 
 use self::coming::{Ready, Rows};
 use self::commit::{Table, Writer};
+use self::config::{NAME_HINT, is_table_name};
 use self::schema::Columns;
 use self::upkeep::Upkeep;
 use crate::columns::Totals;
@@ -55,110 +56,6 @@ const SPILL_BYTES: usize = 32 << 20;
 
 /// A journal of so many files is shortened to those that are under way.
 const MAX_NOTED: usize = 10_000;
-
-/// Settings of `kind = "lancedb"`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LanceDbConfig {
-    /// Folder of the database; it is made if there is none.
-    pub uri: String,
-    /// Name of the table; without it, that of the pipeline.
-    #[serde(default)]
-    pub table: Option<String>,
-    /// Whether the column `text` gets a full-text index.
-    #[serde(default = "yes")]
-    pub text_index: bool,
-    /// Whether, and how, the column `vectors` gets an index.
-    #[serde(default)]
-    pub index: IndexConfig,
-    /// What a stored row survives.
-    #[serde(default)]
-    pub durability: Durability,
-    /// When complete documents are committed.
-    #[serde(default)]
-    pub commit: CommitConfig,
-}
-
-impl LanceDbConfig {
-    /// A table of the database in this folder.
-    pub fn new(uri: impl Into<String>, table: impl Into<String>) -> Self {
-        Self {
-            uri: uri.into(),
-            table: Some(table.into()),
-            text_index: yes(),
-            index: IndexConfig::default(),
-            durability: Durability::default(),
-            commit: CommitConfig::default(),
-        }
-    }
-}
-
-fn yes() -> bool {
-    true
-}
-
-/// What a stored row survives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Durability {
-    /// The end of the process, and of the machine's power: files are synced
-    /// before a document counts as done.
-    #[default]
-    Power,
-    /// The end of the process, in whatever way. A local table is written a
-    /// little faster; after a power cut it may need to be made anew.
-    Process,
-}
-
-/// When complete documents are committed: as soon as one of these is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct CommitConfig {
-    /// So many rows wait.
-    pub max_rows: usize,
-    /// So many bytes wait.
-    pub max_bytes: usize,
-    /// A document has waited for so long.
-    pub max_wait_ms: u64,
-}
-
-impl Default for CommitConfig {
-    fn default() -> Self {
-        Self {
-            max_rows: 4096,
-            max_bytes: 64 << 20,
-            max_wait_ms: 5000,
-        }
-    }
-}
-
-impl SinkConfig for LanceDbConfig {
-    const KIND: &'static str = "lancedb";
-    const ABOUT: &'static str = "stores rows in a LanceDB table, each document's as a whole";
-    const EXAMPLE: &'static str = "uri = \"data/lancedb\"\ntable = \"pages\"";
-    const PATHS: &'static [&'static str] = &["uri"];
-
-    fn place(&self, pipeline: &str) -> Option<SinkPlace> {
-        let table = self.table.as_deref().unwrap_or(pipeline);
-        let identity = if commit::is_local(&self.uri) {
-            let folder = clean_absolute(Path::new(&self.uri)).ok();
-            let folder = folder.unwrap_or_else(|| self.uri.clone().into());
-            format!("lancedb:{}/{table}", folder.display())
-        } else {
-            // The ledger keeps it, which is no place for a password in a URL.
-            let uri = commit::remote_uri(&self.uri, table);
-            format!("lancedb:{}", Secrets::default().redact(&uri))
-        };
-        Some(SinkPlace {
-            identity,
-            setting: "table",
-        })
-    }
-
-    fn build(&self, _: &Resources) -> Result<Box<dyn Sink>, FieldError> {
-        Ok(Box::new(LanceDb::new(self.clone())?))
-    }
-}
 
 /// Stores rows in a LanceDB table, each document's as a whole.
 pub struct LanceDb {
@@ -194,28 +91,7 @@ impl LanceDb {
     /// # Errors
     /// A setting that cannot be used.
     pub fn new(config: LanceDbConfig) -> Result<Self, FieldError> {
-        if config.uri.is_empty() {
-            return Err(FieldError::new(
-                "uri",
-                "must not be empty",
-                "write the folder of the database, such as \"data/lancedb\"",
-            ));
-        }
-        if let Some(table) = config.table.as_deref().filter(|name| !is_table_name(name)) {
-            return Err(FieldError::new(
-                "table",
-                format_args!("`{table}` is no name for a table"),
-                NAME_HINT,
-            ));
-        }
-        if config.commit.max_rows == 0 || config.commit.max_bytes == 0 {
-            return Err(FieldError::new(
-                "commit",
-                "must let at least one row and one byte wait",
-                "leave `max_rows` and `max_bytes` out, or raise them",
-            ));
-        }
-        config.index.check()?;
+        config.check()?;
         Ok(Self {
             config,
             opened: None,
@@ -279,33 +155,6 @@ impl LanceDb {
         Ok(())
     }
 
-    /// Removes what earlier runs of this pipeline left behind when they were killed.
-    async fn sweep(&mut self) {
-        let opened = self.opened();
-        let Some(journal) = opened.table.journal.clone() else {
-            return;
-        };
-        let swept = match journal.dead() {
-            Ok(dead) if dead.is_empty() => return, // Nearly always: no version is read.
-            Ok(dead) => match opened.table.named_files().await {
-                Ok(named) => {
-                    let swept = journal.sweep(dead, &named, &self.staged_files());
-                    swept.map_err(|error| error.to_string())
-                }
-                Err(error) => Err(error.to_string()),
-            },
-            Err(error) => Err(error.to_string()),
-        };
-        let table = self.opened().table.name();
-        match swept {
-            Ok(0) => {}
-            Ok(n_files) => {
-                tracing::info!(table, n_files, "files that a killed run left are removed");
-            }
-            Err(error) => tracing::warn!(table, error, "files that a killed run left stay"),
-        }
-    }
-
     async fn commit_if_due(&mut self) -> Result<(), StageError> {
         let limits = self.config.commit;
         let max_wait = Duration::from_millis(limits.max_wait_ms);
@@ -350,66 +199,25 @@ impl LanceDb {
             opened.table.make_text_index(&Field::TEXT.name).await?;
         }
         opened.upkeep.go_on(&opened.table, false);
-        self.settle_journal(MAX_NOTED).await
-    }
-
-    /// Removes the files that this run has written in vain, once so many files
-    /// were noted that the journal is worth shortening.
-    async fn settle_journal(&mut self, at_least: usize) -> Result<(), StageError> {
-        let opened = self.opened();
-        let Some(journal) = opened.table.journal.clone() else {
-            return Ok(());
-        };
-        // Work beside the run has files under way that no version names yet.
-        if journal.n_noted() < at_least || opened.upkeep.is_under_way() {
-            return Ok(());
-        }
-        opened.table.reload().await?;
-        let named = opened.table.named_files().await?;
-        let staged = self.staged_files();
-        if let Err(error) = journal.settle(&named, &staged) {
-            let table = self.opened().table.name();
-            tracing::warn!(table, %error, "files that were written in vain stay");
-        }
+        self.settle_journal(MAX_NOTED).await;
         Ok(())
-    }
-
-    /// The files of rows that are written and in no version of the table yet.
-    fn staged_files(&self) -> HashSet<String> {
-        let coming = self.coming.values().chain(&self.ready.documents);
-        let coming = coming.flat_map(|rows| rows.staged.iter().chain(&rows.spilled));
-        let adopted = self.opened.as_ref().into_iter();
-        let adopted = adopted.flat_map(|opened| opened.adopted.values().flatten());
-        let files = coming.chain(adopted).flat_map(|fragment| &fragment.files);
-        files.map(|file| format!("data/{}", file.path)).collect()
-    }
-
-    /// Stages the whole pages of a document that the next run goes on with. Its
-    /// files are kept until then.
-    async fn leave_unfinished(&mut self, rows: Option<Rows>) -> Result<(), StageError> {
-        let opened = self.opened();
-        let (Some(mut rows), Some(stager)) = (rows, opened.stager.clone()) else {
-            return Ok(());
-        };
-        let staged = rows.stage(opened, &stager).await;
-        let kept = opened.adopted.entry(rows.document).or_default();
-        kept.append(&mut rows.staged);
-        staged
     }
 
     async fn end(&mut self, ended: Ended) -> Result<(), StageError> {
         let Ended { document, ack } = ended;
-        let rows = self.coming.remove(&address(&document));
         let id = document.origin().id;
-        if document.is_interrupted() {
-            return self.leave_unfinished(rows).await;
+        if self.ready.ids().any(|waiting| waiting == id) {
+            // The same document again: one commit replaces a document once. It comes
+            // before the rows leave `coming`, where the cleanup sees that they are staged.
+            self.commit().await?;
         }
+        let rows = self.coming.remove(&address(&document));
         if document.has_failed() {
-            // The acks go undone, so that the next run does it again, after
-            // what is staged. What was only written is removed with the journal.
-            return Ok(());
+            return self.leave_undone(&document, rows).await;
         }
+        // What was staged of a version that is not resumed is nobody's any more.
         let adopted = self.opened().adopted.remove(&id);
+        let adopted = adopted.filter(|_| document.is_resumed());
         let mut rows = match rows {
             Some(rows) => rows,
             // Nothing of it could be made now: what an earlier run made is better.
@@ -420,18 +228,30 @@ impl LanceDb {
             // It has become empty, or is gone, and so are its rows.
             None => Rows::new(id),
         };
-        // Of a document that is not resumed, the files may be named by a version
-        // by now: the journal's sweep looks.
-        if document.is_resumed() {
-            rows.staged.extend(adopted.into_iter().flatten());
-        }
+        rows.staged.extend(adopted.into_iter().flatten());
         rows.end = Some(ack);
-        if self.ready.ids().any(|waiting| waiting == id) {
-            // The same document again: one commit replaces a document once.
-            self.commit().await?;
-        }
         self.ready.push(rows);
         self.commit_if_due().await
+    }
+
+    /// Keeps the staged rows of a document that the next run goes on with. The acks
+    /// go undone; what was only written is removed with the journal.
+    async fn leave_undone(
+        &mut self,
+        document: &Document,
+        rows: Option<Rows>,
+    ) -> Result<(), StageError> {
+        let Some(mut rows) = rows else {
+            return Ok(());
+        };
+        let opened = self.opened();
+        let staged = match opened.stager.clone() {
+            Some(stager) if document.is_interrupted() => rows.stage(opened, &stager).await,
+            _ => Ok(()),
+        };
+        let kept = opened.adopted.entry(rows.document).or_default();
+        kept.append(&mut rows.staged);
+        staged
     }
 }
 
@@ -526,9 +346,10 @@ impl Sink for LanceDb {
     fn adopt(&mut self, rows: Vec<StagedRows>) -> BoxFuture<'_, Result<Vec<bool>, StageError>> {
         Box::pin(async move {
             let opened = self.opened();
+            let taken_in = opened.table.data_files();
             let mut is_whole = Vec::with_capacity(rows.len());
             for StagedRows { document, payload } in rows {
-                let fragments = opened.table.find_staged(&payload).await;
+                let fragments = opened.table.find_staged(&payload, &taken_in).await;
                 is_whole.push(fragments.is_some());
                 let known = opened.adopted.entry(document).or_default();
                 known.extend(fragments.into_iter().flatten());
@@ -578,7 +399,7 @@ impl Sink for LanceDb {
             self.commit().await?;
             let opened = self.opened();
             opened.upkeep.finish(&mut opened.table).await;
-            self.settle_journal(1).await?;
+            self.settle_journal(1).await;
             // Staged rows of documents that have changed since are nobody's by now.
             if self.is_heir {
                 self.sweep().await;
@@ -602,16 +423,6 @@ use tests::failpoint;
 /// Tells the arrivals of documents apart.
 fn address(document: &Document) -> usize {
     std::ptr::from_ref(document).addr()
-}
-
-const NAME_HINT: &str = "use letters, digits, `_`, `-` and `.`, such as \"pages\"";
-
-/// What LanceDB takes for a name.
-fn is_table_name(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
 }
 
 #[cfg(test)]

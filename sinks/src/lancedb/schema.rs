@@ -1,4 +1,4 @@
-//! Whether the rows of a pipeline fit a table.
+//! Checks whether the rows of a pipeline fit a table.
 
 use arrow::datatypes::{DataType, Field, Schema};
 use pagemill_pipeline::{Item, StageError};

@@ -1,4 +1,4 @@
-//! What keeps a table quick to search: indexes of text and vectors, and few, large files.
+//! Keeps a table quick to search: indexes of text and vectors, and few, large files.
 
 use std::collections::HashSet;
 use std::sync::Arc;

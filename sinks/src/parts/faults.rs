@@ -1,4 +1,4 @@
-//! What goes wrong, at a step that a test names.
+//! Fails at a step that a test names.
 
 pub(super) use self::plan::Faults;
 

@@ -10,11 +10,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use pagemill_pipeline::{DocumentId, SinkInput, StageError, StoredDocument};
+use pagemill_pipeline::{DocumentId, Inventory, SinkInput, StageError, StoredDocument};
 
 use super::faults::{Faults, Step};
 use super::manifest::{self, Part, Stamp};
-use super::place::{claim, lock, make_folder, remove_partial};
+use super::place::{cannot_write_to, claim, lock, make_folder, remove_partial};
 use super::{Format, PartError, Rows};
 
 pub(super) const WRITE_HINT: &str =
@@ -66,13 +66,8 @@ impl Folder {
                 "remove or rename the file: rows are written as part files in a folder of that name",
             ));
         }
-        let cannot = |error: io::Error| {
-            StageError::caused(
-                format_args!("cannot write to the folder `{}`", path.display()),
-                "set `path` to a folder that this user may write to, on a disk with room",
-                error,
-            )
-        };
+        let given = path;
+        let cannot = |error: io::Error| cannot_write_to(given, error);
         let path = std::path::absolute(path).map_err(cannot)?;
         make_folder(&path, syncs).map_err(cannot)?;
         let lock = lock(&path)?;
@@ -148,6 +143,14 @@ impl Folder {
         let parts = self.parts.iter();
         let held = parts.filter(|(number, _)| !self.merged.contains(number));
         held.flat_map(|(_, part)| part.documents.clone()).collect()
+    }
+
+    /// The documents; nothing if the parts are as they were when they had `mark`.
+    pub(super) fn inventory(&mut self, mark: Option<&str>) -> Inventory {
+        if mark == Some(self.mark()) {
+            return Inventory::Unchanged;
+        }
+        Inventory::Documents(self.documents())
     }
 
     /// Names the folder and the state of its parts.

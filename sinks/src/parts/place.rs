@@ -6,8 +6,6 @@ use std::path::Path;
 
 use pagemill_pipeline::StageError;
 
-use super::folder::or_stage_error;
-
 const LOCK: &str = ".lock";
 
 /// Names the pipeline whose rows a folder has.
@@ -30,6 +28,15 @@ pub(super) fn make_folder(path: &Path, syncs: bool) -> io::Result<()> {
             _ => Ok(()),
         },
     }
+}
+
+/// The folder cannot be written.
+pub(super) fn cannot_write_to(path: &Path, error: io::Error) -> StageError {
+    StageError::cannot_store(
+        format_args!("cannot write to the folder `{}`", path.display()),
+        "set `path` to a folder that this user may write to, on a disk with room",
+        error,
+    )
 }
 
 /// Makes this process the one that writes to the folder.
@@ -75,13 +82,8 @@ pub(super) fn claim(path: &Path, pipeline: &str, has_parts: bool) -> Result<(), 
             ),
         ));
     }
-    fs::write(&marker, format!("{pipeline}\n")).map_err(|error| {
-        or_stage_error(
-            error.into(),
-            format_args!("cannot write to the folder `{}`", path.display()),
-            "set `path` to a folder that this user may write to, on a disk with room",
-        )
-    })
+    let written = fs::write(&marker, format!("{pipeline}\n"));
+    written.map_err(|error| cannot_write_to(path, error))
 }
 
 /// Removes what a run that was killed had not brought to its place.

@@ -1,5 +1,5 @@
-//! What a sink of parts holds: documents that are coming, those that are
-//! complete, and the folder that they go to.
+//! Holds the state of a sink of part files: documents that are coming, those that are complete,
+//! and the folder that they go to.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::{self, File};
@@ -151,21 +151,14 @@ impl<F: Format> Store<F> {
         let Some(folder) = &mut self.folder else {
             return Inventory::Unknown;
         };
-        if mark == Some(folder.mark()) {
-            return Inventory::Unchanged;
-        }
-        Inventory::Documents(folder.documents())
+        folder.inventory(mark)
     }
 
     /// The inventory of a folder that is not open; changes nothing.
     pub(super) fn peek(&self, mark: Option<&str>) -> Result<Inventory, StageError> {
-        let Some(mut folder) = Folder::peek(&self.settings.folder, &self.format)? else {
-            return Ok(Inventory::Documents(Vec::new()));
-        };
-        if mark == Some(folder.mark()) {
-            return Ok(Inventory::Unchanged);
-        }
-        Ok(Inventory::Documents(folder.documents()))
+        let folder = Folder::peek(&self.settings.folder, &self.format)?;
+        let nothing = Inventory::Documents(Vec::new());
+        Ok(folder.map_or(nothing, |mut folder| folder.inventory(mark)))
     }
 
     pub(super) fn mark(&mut self) -> Option<String> {

@@ -1,17 +1,24 @@
 //! Counts the rows of documents while a part is read.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use pagemill_pipeline::{DocumentId, StoredDocument};
+use serde::Deserialize;
 
 /// What a row says of its document.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Deserialize)]
 pub(crate) struct RowHead<'a> {
-    pub(crate) document_id: &'a str,
-    pub(crate) document: &'a str,
-    pub(crate) content_hash: &'a str,
-    pub(crate) fingerprint: &'a str,
-    pub(crate) source: &'a str,
+    #[serde(borrow)]
+    pub(crate) document_id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) document: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) content_hash: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) fingerprint: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(crate) source: Cow<'a, str>,
 }
 
 /// The documents of the rows that were counted.
@@ -27,27 +34,27 @@ impl Tally {
     /// Counts one row; false when `document_id` is none.
     pub(crate) fn count(&mut self, row: &RowHead<'_>) -> bool {
         if let Some((digits, place)) = &self.last
-            && digits == row.document_id
+            && *digits == row.document_id
         {
             self.documents[*place].n_rows += 1;
             return true;
         }
-        let Some(id) = DocumentId::from_hex(row.document_id) else {
+        let Some(id) = DocumentId::from_hex(&row.document_id) else {
             return false;
         };
         let place = *self.places.entry(id).or_insert_with(|| {
             self.documents.push(StoredDocument {
                 id,
-                uri: row.document.to_owned(),
-                source: row.source.to_owned(),
-                content_hash: row.content_hash.to_owned(),
-                fingerprint: row.fingerprint.to_owned(),
+                uri: row.document.to_string(),
+                source: row.source.to_string(),
+                content_hash: row.content_hash.to_string(),
+                fingerprint: row.fingerprint.to_string(),
                 n_rows: 0,
             });
             self.documents.len() - 1
         });
         self.documents[place].n_rows += 1;
-        self.last = Some((row.document_id.to_owned(), place));
+        self.last = Some((row.document_id.to_string(), place));
         true
     }
 

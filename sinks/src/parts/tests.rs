@@ -1,4 +1,4 @@
-//! What holds for the parts of every format.
+//! Tests the part files of every format.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

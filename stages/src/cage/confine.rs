@@ -1,4 +1,4 @@
-//! What a worker gives up before it sees its first document.
+//! Restricts a worker before it sees its first document.
 
 use std::fmt;
 use std::io;

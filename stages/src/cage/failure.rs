@@ -1,4 +1,4 @@
-//! What becomes of a document in a worker, when no page does.
+//! Describes why a worker returned no page of a document.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;

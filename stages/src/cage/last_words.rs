@@ -1,5 +1,5 @@
-//! What a worker prints before it dies: the only sign that tells memory that
-//! ran out from a crash.
+//! Reads what a worker prints before it dies: the only sign that tells memory that ran out from a
+//! crash.
 
 use std::io;
 use std::os::fd::OwnedFd;

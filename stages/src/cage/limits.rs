@@ -1,4 +1,4 @@
-//! What a document may use.
+//! Limits what a document may use.
 
 use pagemill_pipeline::FieldError;
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! What the parent and a worker say to each other.
+//! Defines the messages between the parent and a worker.
 //!
 //! Messages are frames on a Unix socket: four bytes of length, then the message
 //! in `postcard`. File descriptors (a document, the page buffer) travel with the

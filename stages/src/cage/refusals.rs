@@ -151,34 +151,40 @@ fn without_landlock_a_worker_neither_opens_nor_looks_up_any_file() {
     assert_eq!(outcome_without_landlock("socket"), Err(FORBIDDEN));
 }
 
-/// The sets of capabilities of a process, as the kernel lists them.
-fn capabilities_of(process: u32) -> Vec<(String, String)> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+/// The sets of capabilities of a thread, as the kernel lists them.
+fn capabilities_in(status: &str) -> Vec<(String, String)> {
     let sets = status.lines().filter_map(|line| line.split_once(":\t"));
     let sets = sets.filter(|(name, _)| name.starts_with("Cap"));
     sets.map(|(name, set)| (name.to_owned(), set.to_owned()))
         .collect()
 }
 
+/// The states of the threads of a worker that have given their rights up. The worker
+/// of a program is its only thread; here it is one beside those of the test's harness.
+fn confined_threads_of(process: u32) -> Vec<String> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let states = threads.map(|thread| {
+        let path = thread.unwrap().path().join("status");
+        std::fs::read_to_string(path).unwrap_or_default()
+    });
+    let is_confined = |state: &String| state.contains("NoNewPrivs:\t1");
+    states.filter(is_confined).collect()
+}
+
 #[test]
 fn a_worker_of_root_holds_no_capabilities() {
-    let ours = capabilities_of(std::process::id());
+    let ours = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+    let ours = capabilities_in(&ours);
     assert_eq!(ours.len(), 5);
     let is_root = rustix::process::geteuid().is_root();
     for isolation in [Isolation::Cage, Isolation::Process] {
         let mut settings = settings("");
         settings.isolation = isolation;
+        // It answers once it has given its rights up.
         let process = WorkerProcess::start(&settings).unwrap();
-        // The worker gives its rights up on its own, soon after it was started.
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        let holds_some = || {
-            let mut sets = capabilities_of(process.id()).into_iter();
-            sets.any(|(name, set)| name == "CapPrm" && set != "0000000000000000")
-        };
-        while holds_some() && std::time::Instant::now() < deadline {
-            std::thread::yield_now();
-        }
-        for (name, set) in capabilities_of(process.id()) {
+        let threads = confined_threads_of(process.id());
+        assert_eq!(threads.len(), 1, "{isolation:?}");
+        for (name, set) in capabilities_in(&threads[0]) {
             // Only a privileged process can empty the bounding set, and only
             // there can it be used.
             if is_root || name != "CapBnd" {
@@ -258,6 +264,34 @@ fn pdf_with_foreign_font() -> Item {
             .to_owned(),
     ]);
     Item::of_document("foreign.pdf", "application/pdf", pdf)
+}
+
+#[test]
+fn a_run_warns_once_where_the_kernel_lacks_landlock() {
+    let resources = Resources::default();
+    let setup = RenderSetup {
+        worker: without_landlock(worker_command("")),
+        pdfium: pdfium(),
+    };
+    resources.insert(RenderPdfConfig::KIND, setup);
+    let config = RenderPdfConfig {
+        long_side_px: 64,
+        ..RenderPdfConfig::default()
+    };
+    let pdf = |uri| Item::of_document(uri, "application/pdf", three_pages());
+    let png = Item::of_document("c.png", "image/png", super::fuzzing::PNG.to_vec());
+    let mut instances = [(); 2].map(|()| config.build(&resources).unwrap());
+    let mut pictures = DecodeImageConfig::default().build(&resources).unwrap();
+    let warnings = count_warnings(|| {
+        for instance in &mut instances {
+            let out = run_stage(&mut **instance, [pdf("a.pdf"), pdf("b.pdf")]);
+            assert_eq!(out.sent.len(), 6);
+        }
+        assert_eq!(run_stage(&mut *pictures, [png]).sent.len(), 1);
+    });
+    // Where libpdfium is missing, each instance says so as well.
+    let of_pdfium = if pdfium().is_some() { 0 } else { 2 };
+    assert_eq!(warnings, 1 + of_pdfium);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! How a worker comes to be.
+//! Starts workers.
 
 use std::ffi::OsString;
 use std::io;

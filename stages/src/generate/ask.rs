@@ -1,4 +1,4 @@
-//! What a stage asks a model, and what it answers.
+//! Defines a stage's requests to a model, and the answers.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What all stages that generate have in common: the model, local or behind a server.
+//! Defines the settings that all stages that generate share: the model, local or behind a server.
 
 use std::fmt;
 use std::path::PathBuf;

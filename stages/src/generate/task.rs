@@ -1,4 +1,4 @@
-//! What the stages that generate do alike: ask about each item, and put what is said into it.
+//! Runs the stages that generate: ask about each item, and put what is said into it.
 
 use pagemill_models::{Limits, Sampling};
 use pagemill_pipeline::{

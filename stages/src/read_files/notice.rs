@@ -1,4 +1,4 @@
-//! What the system tells of a watched folder, put down until somebody asks.
+//! Collects the events of a watched folder until somebody asks.
 
 use std::collections::HashSet;
 use std::fs;

@@ -1,4 +1,4 @@
-//! When what of a watched folder is looked at, read and removed.
+//! Decides when watched files are checked, read and removed (debouncing).
 //!
 //! A plan without a clock, a disk or a thread: it is told what was seen when,
 //! and says what to do next. What changes is left alone until it has *rested*:

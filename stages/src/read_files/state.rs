@@ -1,4 +1,4 @@
-//! What tells a file from its later self, without reading it.
+//! Distinguishes a file from its later self without reading it.
 
 use std::fmt;
 use std::fs::Metadata;

@@ -1,4 +1,4 @@
-//! How many rendering processes the instances of a program keep busy.
+//! Limits the rendering processes that the instances of a program keep busy.
 //!
 //! Instances of one node share them, and so do those of several pipelines. Each instance has a process of its own. While some of them have nothing to
 //! do, one with a large document borrows what theirs would have used: it starts

@@ -1,4 +1,4 @@
-//! Why a document or a page was not rendered.
+//! Describes why a document or a page was not rendered.
 
 use std::fmt;
 use std::io;

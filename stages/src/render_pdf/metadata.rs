@@ -1,4 +1,4 @@
-//! What a document says about itself, by `lopdf`.
+//! Reads the title and the author of a document, by `lopdf`.
 
 use crate::cage::protocol::Metadata;
 

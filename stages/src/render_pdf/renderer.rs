@@ -1,4 +1,4 @@
-//! What renderers and picture decoders do, as the worker sees it.
+//! Defines what renderers and image decoders do for a worker.
 
 use crate::cage::protocol::{PageLimits, PageProblem, PageReply, Refusal};
 

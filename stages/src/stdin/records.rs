@@ -1,4 +1,4 @@
-//! What a line says: which document, and what more is known of it.
+//! Parses a line: which document, and what more is known of it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What is said when nothing comes.
+//! Tests the messages of failed fetches.
 
 use super::*;
 

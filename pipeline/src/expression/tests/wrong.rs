@@ -1,4 +1,4 @@
-//! What is wrong is said with its place and its remedy.
+//! Tests that each mistake is reported with its place and its remedy.
 
 use super::*;
 

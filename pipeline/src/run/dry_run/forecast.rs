@@ -1,4 +1,4 @@
-//! What a dry run finds out, for people and as JSON.
+//! Presents the result of a dry run, for people and as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

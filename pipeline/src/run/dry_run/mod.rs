@@ -24,8 +24,9 @@ use crate::error::StageError;
 use crate::graph::{Pipeline, Work};
 use crate::ledger::{Ledger, Progress};
 use crate::metrics::{NodeMetrics, SinkMeter, read};
+use crate::sink::{Sink, SinkInput};
+use crate::source::Source;
 use crate::source_outlet::SourceOutlet;
-use crate::stage::{Sink, SinkInput, Source};
 use crate::trace::Lane;
 
 pub use forecast::{DocumentForecast, Forecast, NodeForecast};
@@ -137,8 +138,7 @@ struct Parts {
 
 impl Parts {
     fn new(pipeline: Pipeline, shared: &Shared) -> Self {
-        let writer = pipeline.writer();
-        let mut fingerprints = pipeline.sinks.into_iter().map(|sink| sink.fingerprint);
+        let mut inputs = pipeline.sink_inputs().into_iter();
         let mut parts = Self {
             sources: Vec::new(),
             sinks: Vec::new(),
@@ -174,15 +174,7 @@ impl Parts {
                     });
                 }
                 Work::Sink(sink) => {
-                    let input = SinkInput {
-                        fields: node.input,
-                        pipeline: pipeline.name.clone(),
-                        node: node.name.to_string(),
-                        fingerprint: fingerprints.next().unwrap_or_default(),
-                        writer: writer.clone(),
-                        stager: None,
-                        meter: SinkMeter::default(),
-                    };
+                    let input = inputs.next().expect("there is one for each sink");
                     parts.sinks.push((sink, input));
                 }
             }

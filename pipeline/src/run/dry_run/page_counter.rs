@@ -107,7 +107,7 @@ fn count(nodes: &mut [CountingNode], document: &Surveyed) -> Result<DocumentPage
             let is_wanted = document
                 .partial
                 .as_ref()
-                .is_none_or(|partial| !nodes[next].sinks.is_disjoint(&partial.wanted));
+                .is_none_or(|partial| partial.is_wanted_by_any(&nodes[next].sinks));
             if is_wanted && seen.insert(next) {
                 waiting.push(next);
             }

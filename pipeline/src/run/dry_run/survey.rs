@@ -1,4 +1,4 @@
-//! What a dry run counts while its sources go through their documents.
+//! Counts documents while the sources of a dry run go through them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -82,7 +82,6 @@ impl Survey {
         match standing {
             Standing::New => documents.new += 1,
             Standing::Changed => documents.changed += 1,
-            Standing::Unchanged => documents.unchanged += 1,
             Standing::MadeAgain(sinks) => {
                 documents.made_again += 1;
                 for sink in sinks {

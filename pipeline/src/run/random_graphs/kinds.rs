@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use serde::Deserialize;
 
 use super::cut::CutConfig;
-use super::shape::{Does, Facts, changed, is_struck, n_parts};
+use super::work::{Does, Facts, changed, is_struck, n_parts};
 use crate::{
     Delivery, Ended, Field, FieldError, FieldType, Fields, Item, ItemError, Key, Outlet, Registry,
     Resources, Sink, SinkConfig, SinkInput, Source, SourceConfig, SourceOutlet, Stage, StageConfig,

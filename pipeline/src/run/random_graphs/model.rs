@@ -1,11 +1,10 @@
-//! What a pipeline makes of its documents, worked out one item after the other.
+//! Works out what a pipeline makes of its documents, one item after the other.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use super::kinds::{Row, text};
-use super::shape::{
-    Does, Facts, Node, Otherwise, Role, Shape, Unmatched, changed, is_struck, n_parts,
-};
+use super::shape::{Node, Otherwise, Role, Shape, Unmatched};
+use super::work::{Does, Facts, changed, is_struck, n_parts};
 
 /// Page and part.
 type Place = (Option<u32>, Option<u32>);

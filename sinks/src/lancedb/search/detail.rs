@@ -1,4 +1,4 @@
-//! What explains a hit: the page's vectors, its picture, and where its patches are.
+//! Reads what explains a hit: the page's vectors, its picture, and where its patches are.
 
 use arrow::array::{Array as _, AsArray as _, RecordBatch};
 use arrow::datatypes::Int64Type;

@@ -1,4 +1,4 @@
-//! Why a table cannot be searched, and what to do about it.
+//! Defines the reasons for which a table cannot be searched, and what to do about them.
 
 use lance::Error;
 

@@ -1,4 +1,4 @@
-//! What a table is asked, and what it answers.
+//! Defines the questions to a table, and its answers.
 
 /// What a search goes by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

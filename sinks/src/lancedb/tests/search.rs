@@ -1,4 +1,4 @@
-//! What is stored is found again.
+//! Tests that what is stored is found again.
 
 use super::*;
 

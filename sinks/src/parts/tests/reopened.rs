@@ -1,4 +1,4 @@
-//! What a sink finds in a folder that others wrote to.
+//! Tests a sink in a folder that others wrote to.
 
 use super::*;
 

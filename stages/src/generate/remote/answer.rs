@@ -1,4 +1,4 @@
-//! What a server's reply says.
+//! Reads a server's reply.
 
 use serde_json::Value as Json;
 

@@ -1,4 +1,4 @@
-//! What a server is asked.
+//! Writes a request to a server.
 
 use std::io::Cursor;
 

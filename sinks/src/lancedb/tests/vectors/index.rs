@@ -1,4 +1,4 @@
-//! When there is an index, and what is found by it.
+//! Tests when an index is made, and what is found by it.
 
 use super::*;
 

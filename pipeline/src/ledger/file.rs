@@ -1,0 +1,116 @@
+//! Opens the ledger's file: one `SQLite` database a pipeline.
+//!
+//! `SQLite`, because several processes may open it at once and a crash at any
+//! moment leaves it whole. A power cut may take its last transactions with it:
+//! the documents that they tell of are found in the table again.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode};
+
+use crate::error::StageError;
+
+/// Raised when the tables change: an older file is put aside and rebuilt.
+pub(super) const VERSION: i64 = 2;
+
+pub(super) const TABLES: &str = "
+    CREATE TABLE IF NOT EXISTS documents (
+        id BLOB PRIMARY KEY, uri TEXT NOT NULL, source TEXT NOT NULL, state TEXT,
+        content_hash TEXT NOT NULL, is_undone INTEGER NOT NULL,
+        stored TEXT NOT NULL, n_dead INTEGER NOT NULL);
+    CREATE TABLE IF NOT EXISTS sinks (
+        key TEXT PRIMARY KEY, identity TEXT NOT NULL, mark TEXT);
+    CREATE TABLE IF NOT EXISTS staged (
+        seq INTEGER PRIMARY KEY, id BLOB NOT NULL, content_hash TEXT NOT NULL,
+        fingerprint TEXT NOT NULL, sink TEXT NOT NULL, pages TEXT NOT NULL,
+        rows INTEGER NOT NULL, payload BLOB NOT NULL);
+    CREATE INDEX IF NOT EXISTS staged_by_id ON staged (id);
+    CREATE TABLE IF NOT EXISTS pages (
+        id BLOB NOT NULL, node TEXT NOT NULL, page INTEGER NOT NULL,
+        PRIMARY KEY (id, node, page)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS rates (
+        key TEXT PRIMARY KEY, n_items INTEGER NOT NULL, seconds REAL NOT NULL);
+";
+
+/// Opens `path`, making it where it is absent. A file that is damaged or of
+/// another version is put aside: what it knew is in the tables.
+pub(super) fn open(path: &Path) -> Result<Connection, StageError> {
+    let cannot = |error: rusqlite::Error| cannot(path, error);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|error| cannot_make(folder, error))?;
+    }
+    match connect(path) {
+        Err(error) if is_damage(&error) => {
+            let aside = path.with_extension("damaged");
+            tracing::warn!(
+                aside = %aside.display(),
+                "the ledger is damaged or of another version; it is made anew from the tables"
+            );
+            std::fs::rename(path, &aside).map_err(|error| cannot_make(path, error))?;
+            for suffix in ["-wal", "-shm"] {
+                let mut name = path.as_os_str().to_owned();
+                name.push(suffix);
+                let _absent = std::fs::remove_file(name);
+            }
+            connect(path).map_err(cannot)
+        }
+        connected => connected.map_err(cannot),
+    }
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(30))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // Written through at each checkpoint, not at each transaction.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version != 0 && version != VERSION {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB),
+            None,
+        ));
+    }
+    connection.execute_batch(TABLES)?;
+    connection.pragma_update(None, "user_version", VERSION)?;
+    // A page that was garbled would otherwise fail a run in its middle.
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if found != "ok" {
+        return Err(rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+            Some(found),
+        ));
+    }
+    Ok(connection)
+}
+
+/// Whether the file is none of `SQLite`, is damaged, or is of another version.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+    )
+}
+
+pub(super) fn cannot(path: &Path, error: rusqlite::Error) -> StageError {
+    let hint = match error.sqlite_error_code() {
+        Some(ErrorCode::SystemIoFailure) => {
+            "the disk may be full or damaged: repair it and run again; what was stored stays"
+        }
+        _ => "make the folder writable, or name another one with `ledger` in the pipeline's table",
+    };
+    StageError::cannot_store(
+        format_args!("cannot use the ledger `{}`", path.display()),
+        hint,
+        error,
+    )
+}
+
+fn cannot_make(path: &Path, error: std::io::Error) -> StageError {
+    StageError::cannot_store(
+        format_args!("cannot use the ledger `{}`", path.display()),
+        "make the folder writable, or name another one with `ledger` in the pipeline's table",
+        error,
+    )
+}
