@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use crate::support::{Mill, json, page_of, stderr, stdout};
 
@@ -254,34 +254,19 @@ fn joins_are_drawn_and_described() {
     assert!(mermaid.contains("<small>jsonl, join</small>"), "{mermaid}");
 }
 
-/// Reads lines from standard input, and renders what is a PDF.
+/// Reads lines from standard input.
 const LINES: &str = r#"
-[p.source.lines]
+[p.source.files]
 kind = "stdin"
 text = true
 fields = { title = "text" }
-[p.stage.pages]
-kind = "render_pdf"
-input = "lines"
-long_side_px = 50
-[p.stage.images]
-kind = "decode_image"
-input = "pages"
-[p.stage.chunks]
-kind = "chunk_text"
-input = "images"
-[p.sink.rows]
-kind = "jsonl"
-input = "chunks"
-path = "rows.jsonl"
 "#;
 
 #[test]
 fn text_from_standard_input_passes_the_stages_that_read_documents() {
-    let mill = Mill::with(LINES);
+    let mill = Mill::with_source(LINES);
     mill.add("a.pdf", page_of("from the page"));
-    let mut run = Command::new(env!("CARGO_BIN_EXE_pagemill"));
-    run.args(["run", "--json"]).current_dir(mill.folder.path());
+    let mut run = mill.binary(&["run", "--json"]);
     run.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut run = run.spawn().expect("the binary starts");
     let lines = "{\"uri\": \"note:1\", \"text\": \"from the line\", \"title\": \"A note\"}\n\

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::support::{Mill, page_of, stderr};
+use crate::support::{Mill, page_of, signal, stderr};
 
 /// Longer than anything here takes.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -46,13 +46,8 @@ struct Service {
 
 impl Service {
     fn start(mill: &Mill, configure: impl FnOnce(&mut Command)) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pagemill"));
-        command
-            .current_dir(mill.folder.path())
-            .args(["run", "--metrics", "127.0.0.1:0"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        let mut command = mill.binary(&["run", "--metrics", "127.0.0.1:0"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         configure(&mut command);
         let mut child = command.spawn().expect("the binary starts");
         let mut errors = BufReader::new(child.stderr.take().expect("piped"));
@@ -108,9 +103,7 @@ impl Service {
     }
 
     fn signal(&self, name: &str) {
-        let command = format!("kill -{name} {}", self.child.id());
-        let status = Command::new("sh").args(["-c", &command]).status().unwrap();
-        assert!(status.success());
+        signal(&self.child, name);
     }
 
     /// Waits for the end: its code and what it printed.

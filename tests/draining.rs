@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use pagemill::pipeline::{DocumentId, Ledger};
 use serde_json::Value;
 
-use crate::support::{Mill, pdf_of_pages, table_rows};
+use crate::support::{Mill, pdf_of_pages, signal, table_rows};
 
 const N_PAGES: u32 = 2000;
 
@@ -36,7 +36,6 @@ edge = { max_items = 4 }
 fn mill() -> Mill {
     let mill = Mill::with(TO_TABLE);
     let texts: Vec<String> = (1..=N_PAGES).map(|page| format!("page {page}")).collect();
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     mill.add("long.pdf", pdf_of_pages(&texts));
     mill
 }
@@ -44,12 +43,9 @@ fn mill() -> Mill {
 /// Runs, and sends SIGTERM once so many pages are rendered. Returns the report and
 /// the pages that were rendered, each as often as it was.
 fn run_and_drain(mill: &Mill, after: usize) -> (Value, Vec<u32>) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pagemill"));
+    let mut command = mill.binary(&["run", "--json"]);
     command
-        .current_dir(mill.folder.path())
-        .args(["run", "--json"])
         .env("PAGEMILL_LOG", "pagemill=debug")
-        .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary starts");
@@ -62,9 +58,7 @@ fn run_and_drain(mill: &Mill, after: usize) -> (Value, Vec<u32>) {
         };
         rendered.push(page.trim_end_matches('`').parse().expect("a number"));
         if rendered.len() == after {
-            let term = format!("kill -TERM {}", child.id());
-            let status = Command::new("sh").args(["-c", &term]).status();
-            assert!(status.expect("a shell").success());
+            signal(&child, "TERM");
         }
     }
     let mut printed = String::new();

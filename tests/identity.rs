@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Output;
 
-use crate::support::{Mill, json, page_of, pagemill_with, stderr, stdout};
+use crate::support::{Mill, json, page_of, stderr, stdout};
 
 /// The exit code and the documents done, skipped and removed.
 fn counts(output: &Output) -> (Option<i32>, [u64; 3]) {
@@ -105,9 +105,11 @@ path = "~/rows"
     let run = |path: &str| {
         let set = format!("p.source.files.path={path}");
         let arguments = ["run", "--json", "--set", &set];
-        pagemill_with(mill.folder.path(), &arguments, |command| {
-            command.env("HOME", &home);
-        })
+        let mut command = mill.binary(&arguments);
+        command
+            .env("HOME", &home)
+            .output()
+            .expect("the binary starts")
     };
     let output = run("~/papers");
     assert_eq!(counts(&output), (Some(3), [1, 0, 0]), "{}", stderr(&output));

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use pagemill::pipeline::{DocumentId, Ledger};
 
-use crate::support::{Mill, pdf_of_pages, table_rows};
+use crate::support::{Mill, Random, file_name, n_kills, pdf_of_pages, table_rows};
 
 const N_DOCUMENTS: usize = 60;
 
@@ -35,19 +35,6 @@ durability = "process"
 commit = { max_rows = 40, max_wait_ms = 20 }
 "#;
 
-/// A small generator of numbers: the moments are others in each run of a test,
-/// the same in each run of the tests.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % n.max(1)
-    }
-}
-
 fn mill() -> Mill {
     let mill = Mill::with(TO_TABLE);
     for number in 0..N_DOCUMENTS {
@@ -56,7 +43,6 @@ fn mill() -> Mill {
         let texts: Vec<String> = (1..=n_pages)
             .map(|page| format!("document {number} says on page {page} what it says"))
             .collect();
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         mill.add(&format!("{number:02}.pdf"), pdf_of_pages(&texts));
     }
     mill
@@ -65,12 +51,9 @@ fn mill() -> Mill {
 /// Runs, and kills the process once it has said so many lines. Returns whether
 /// it came to its end before, the pages that it rendered, and how much it said.
 fn run_until(mill: &Mill, n_lines: u64) -> (bool, BTreeSet<String>, u64) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pagemill"));
+    let mut command = mill.binary(&["run", "--json"]);
     command
-        .current_dir(mill.folder.path())
-        .args(["run", "--json"])
         .env("PAGEMILL_LOG", "pagemill=trace")
-        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary starts");
@@ -109,19 +92,16 @@ fn durable(mill: &Mill) -> BTreeSet<String> {
 }
 
 fn label(uri: &str, page: u32) -> String {
-    format!("{}#{page}", uri.rsplit('/').next().unwrap_or(uri))
+    format!("{}#{page}", file_name(uri))
 }
 
 type Rows = BTreeMap<(String, u32, u32), String>;
 
-/// The rows of the table, by the names of the documents: each mill is elsewhere.
+/// The rows of the table, by the names of the documents.
 fn rows_of(mill: &Mill) -> Rows {
     let rows = table_rows(&mill.path("table"), "p").into_iter();
-    rows.map(|((uri, page, part), text)| {
-        let name = uri.rsplit('/').next().unwrap_or(&uri).to_owned();
-        ((name, page, part), text)
-    })
-    .collect()
+    rows.map(|((uri, page, part), text)| ((file_name(&uri).to_owned(), page, part), text))
+        .collect()
 }
 
 fn undisturbed() -> (Rows, u64) {
@@ -135,8 +115,7 @@ fn undisturbed() -> (Rows, u64) {
 
 #[test]
 fn killed_at_any_moment_nothing_is_lost_twice_or_made_again() {
-    let n_kills = std::env::var("PAGEMILL_KILLS").ok();
-    let n_kills: usize = n_kills.and_then(|n| n.parse().ok()).unwrap_or(8);
+    let n_kills = n_kills(8);
     let (expected, n_said) = undisturbed();
     let mut random = Random(0x2545_f491_4f6c_dd1d);
     let (mut n_killed, mut n_rounds, mut n_rendered, mut n_again) = (0, 0, 0, 0);
@@ -192,13 +171,9 @@ fn two_runs_at_once_into_one_table_store_every_document_once() {
     let (expected, _) = undisturbed();
     let mill = mill();
     let run = |ledger: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pagemill"));
-        command
-            .current_dir(mill.folder.path())
-            .args(["run", "--json", "--set", &format!("p.ledger={ledger}")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
+        let set = format!("p.ledger={ledger}");
+        let mut command = mill.binary(&["run", "--json", "--set", &set]);
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
         command.spawn().expect("the binary starts")
     };
     // Two with ledgers of their own, as on two machines, and two with one.

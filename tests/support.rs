@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
 use serde_json::Value;
@@ -13,17 +13,8 @@ pub fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The binary, in `folder`, with the project's pipelines.
-pub fn pagemill(folder: &Path, arguments: &[&str]) -> Output {
-    pagemill_with(folder, arguments, |_| {})
-}
-
-/// The same with another environment.
-pub fn pagemill_with(
-    folder: &Path,
-    arguments: &[&str],
-    prepare: impl FnOnce(&mut Command),
-) -> Output {
+/// The binary, in `folder`, with the project's pipelines and an empty standard input.
+pub fn binary(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pagemill"));
     command
         .current_dir(folder)
@@ -31,8 +22,21 @@ pub fn pagemill_with(
         .stdin(Stdio::null());
     command.env("PAGEMILL_DOCUMENTS", project().join("examples/documents"));
     command.env_remove("PAGEMILL_DATA");
-    prepare(&mut command);
-    command.output().expect("the binary starts")
+    command
+}
+
+/// Runs the binary in `folder`.
+pub fn pagemill(folder: &Path, arguments: &[&str]) -> Output {
+    binary(folder, arguments)
+        .output()
+        .expect("the binary starts")
+}
+
+/// Sends a signal, such as `TERM`.
+pub fn signal(child: &Child, name: &str) {
+    let command = format!("kill -{name} {}", child.id());
+    let status = Command::new("sh").args(["-c", &command]).status();
+    assert!(status.expect("a shell").success());
 }
 
 pub fn stdout(output: &Output) -> String {
@@ -53,11 +57,14 @@ pub struct Mill {
     pub folder: TempDir,
 }
 
-/// Reads and renders; rows go to JSON lines.
-const TO_JSON_LINES: &str = r#"
+const FROM_FOLDER: &str = r#"
 [p.source.files]
 kind = "read_files"
 path = "input"
+"#;
+
+/// Renders what `files` reads; rows go to JSON lines.
+const TO_JSON_LINES: &str = r#"
 [p.stage.pages]
 kind = "render_pdf"
 input = "files"
@@ -76,7 +83,12 @@ path = "rows.jsonl"
 
 impl Mill {
     pub fn new() -> Self {
-        Self::with(TO_JSON_LINES)
+        Self::with_source(FROM_FOLDER)
+    }
+
+    /// The same with another source, `files`.
+    pub fn with_source(toml: &str) -> Self {
+        Self::with(&format!("{toml}{TO_JSON_LINES}"))
     }
 
     pub fn with(toml: &str) -> Self {
@@ -101,6 +113,11 @@ impl Mill {
     pub fn add(&self, name: &str, bytes: impl AsRef<[u8]>) -> &Self {
         std::fs::write(self.path("input").join(name), bytes).unwrap();
         self
+    }
+
+    /// The binary, to be started as a test needs it.
+    pub fn binary(&self, arguments: &[&str]) -> Command {
+        binary(self.folder.path(), arguments)
     }
 
     pub fn command(&self, arguments: &[&str]) -> Output {
@@ -156,11 +173,12 @@ pub fn part_rows(folder: &Path) -> Vec<Value> {
 
 /// A PDF of these objects (numbered from 1; the first is the catalog), with a
 /// correct cross-reference table.
-pub fn pdf_of(objects: &[&str]) -> Vec<u8> {
+pub fn pdf_of(objects: &[impl AsRef<str>]) -> Vec<u8> {
     let mut pdf = b"%PDF-1.7\n".to_vec();
     let mut places = Vec::new();
     for (index, object) in objects.iter().enumerate() {
         places.push(pdf.len());
+        let object = object.as_ref();
         pdf.extend(format!("{} 0 obj\n{object}\nendobj\n", index + 1).bytes());
     }
     let start = pdf.len();
@@ -193,7 +211,7 @@ pub fn page_of(text: &str) -> Vec<u8> {
 }
 
 /// A PDF with a page for each of `texts`.
-pub fn pdf_of_pages(texts: &[&str]) -> Vec<u8> {
+pub fn pdf_of_pages(texts: &[impl AsRef<str>]) -> Vec<u8> {
     // The catalog, the page tree and the font, then a page and its content each.
     let kids: Vec<String> = (0..texts.len())
         .map(|n| format!("{} 0 R", 4 + 2 * n))
@@ -209,7 +227,7 @@ pub fn pdf_of_pages(texts: &[&str]) -> Vec<u8> {
         "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>".to_owned(),
     ];
     for (number, text) in texts.iter().enumerate() {
-        let content = format!("BT /F1 12 Tf 20 100 Td ({text}) Tj ET");
+        let content = format!("BT /F1 12 Tf 20 100 Td ({}) Tj ET", text.as_ref());
         objects.push(format!(
             "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 400 200] /Contents {} 0 R \
              /Resources << /Font << /F1 3 0 R >> >> >>",
@@ -220,8 +238,31 @@ pub fn pdf_of_pages(texts: &[&str]) -> Vec<u8> {
             "<< /Length {n_bytes} >>\nstream\n{content}\nendstream"
         ));
     }
-    let objects: Vec<&str> = objects.iter().map(String::as_str).collect();
     pdf_of(&objects)
+}
+
+/// A small generator of numbers: other moments in each round of a test, the same in
+/// each run of the tests.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n.max(1)
+    }
+}
+
+/// How often the tests that kill shall kill: `PAGEMILL_KILLS`, if that is set.
+pub fn n_kills(default: usize) -> usize {
+    let n_kills = std::env::var("PAGEMILL_KILLS").ok();
+    n_kills.and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+/// The name of a document without its folder: each mill is elsewhere.
+pub fn file_name(uri: &str) -> &str {
+    uri.rsplit('/').next().unwrap_or(uri)
 }
 
 /// The text of every row of a table, by document, page and part. A key that

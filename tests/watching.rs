@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
@@ -39,11 +39,9 @@ struct Run {
 
 impl Run {
     fn start(mill: &Mill) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_pagemill"))
-            .current_dir(mill.folder.path())
-            .args(["run", "--json"])
+        let mut command = mill.binary(&["run", "--json"]);
+        let mut child = command
             .env("PAGEMILL_LOG", "pagemill=trace")
-            .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()

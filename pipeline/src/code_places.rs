@@ -31,7 +31,7 @@ pub fn without_code_places(text: &str) -> Cow<'_, str> {
             searched = after_mark;
             continue;
         };
-        let (before, joint) = rest[..start_of_path(&rest[..dot])].split_joint();
+        let (before, joint) = split_joint(&rest[..start_of_path(&rest[..dot])]);
         kept.push_str(before);
         rest = &rest[after_mark + n_bytes..];
         // The bracket that the joint opened is closed behind the place.
@@ -66,16 +66,10 @@ fn start_of_path(text: &str) -> usize {
     })
 }
 
-trait SplitJoint {
-    fn split_joint(&self) -> (&str, &str);
-}
-
-impl SplitJoint for str {
-    /// What stands before the place, and what joined the two.
-    fn split_joint(&self) -> (&str, &str) {
-        let joint = JOINTS.iter().find(|joint| self.ends_with(**joint));
-        joint.map_or((self, ""), |joint| self.split_at(self.len() - joint.len()))
-    }
+/// What stands before the place, and what joined the two.
+fn split_joint(text: &str) -> (&str, &str) {
+    let joint = JOINTS.iter().find(|joint| text.ends_with(**joint));
+    joint.map_or((text, ""), |joint| text.split_at(text.len() - joint.len()))
 }
 
 #[cfg(test)]

@@ -10,17 +10,19 @@
 //! pages from one node, the items of each page are counted in the same way, and
 //! a *page* stalls while the rest of the document moves.
 
+mod holders;
 mod page_items;
 mod token;
 mod tracker;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::key::{Key, Origin};
 use crate::ledger::StoredIn;
 
+use holders::Holders;
 use page_items::PageItems;
 pub use token::Ack;
 pub(crate) use token::Token;
@@ -166,7 +168,7 @@ pub struct Document {
     /// Durable items, by sink.
     rows: Mutex<BTreeMap<usize, u64>>,
     /// Items that each gathering node holds.
-    held_by: Mutex<BTreeMap<usize, u64>>,
+    held_by: Holders,
     /// Pages under way, by the node that made them.
     units: Mutex<HashMap<PageOf, Arc<Unit>>>,
     /// Pages that are done and that the ledger has not heard of.
@@ -373,30 +375,16 @@ impl Document {
             && !self.tracker.stop.is_cancelled()
     }
 
-    fn held_by(&self) -> MutexGuard<'_, BTreeMap<usize, u64>> {
-        self.held_by.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn no_longer_held_by(&self, place: usize) {
-        let mut held_by = self.held_by();
-        if let Some(n_held) = held_by.get_mut(&place) {
-            *n_held -= 1;
-            if *n_held == 0 {
-                held_by.remove(&place);
-            }
-        }
-    }
-
     /// The first node, in the order of the graph, that holds items of the document.
     pub(crate) fn first_holder(&self) -> Option<usize> {
-        self.held_by().keys().next().copied()
+        self.held_by.first()
     }
 
     /// Whether all that moves is held, and `place` is the first that holds.
     pub(crate) fn is_stalled_at(&self, place: usize) -> bool {
         // What is let go moves before it is no longer held, and what is held is
         // so before it no longer moves: with the holders locked, none is missed.
-        let held_by = self.held_by();
+        let held_by = self.held_by.lock();
         held_by.keys().next() == Some(&place) && self.moving.load(Ordering::SeqCst) < IN_FLIGHT
     }
 

@@ -2,8 +2,9 @@
 //!
 //! `path` is a folder with files `part-00000001.parquet` and so on, whose
 //! columns are those of a LanceDB table: `document_id`, `document`,
-//! `content_hash`, `media_type`, `fingerprint`, `pipeline`, `source`, `page`, `part`, then a column
-//! for each field. The footer lists the documents that a part holds.
+//! `content_hash`, `media_type`, `fingerprint`, `pipeline`, `source`, `page`,
+//! `part`, then a column for each field. The footer lists the documents that a
+//! part holds.
 //!
 //! A part holds whole documents and appears at once. A document that comes
 //! again is replaced in the part that holds it, one that is gone is taken out

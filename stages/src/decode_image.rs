@@ -24,7 +24,7 @@ use crate::cage::{
     DocumentLimits, Failure, Isolation, ProtectionWarning, StartError, WorkerCommand,
 };
 use crate::media;
-use crate::render_pdf::{DEFAULT_MAX_PAGES, RenderPdfConfig, RenderSetup};
+use crate::render_pdf::{DEFAULT_MAX_PAGES, RenderPdfConfig, RenderSetup, check_max_pages};
 use picture::{PictureError, PictureFormat, PictureLimits};
 
 /// Number of pages of the document.
@@ -135,10 +135,7 @@ impl DecodeImage {
                 "leave it out for 2048",
             ));
         }
-        if max_pages == 0 {
-            let hint = "leave it out for 20000";
-            return Err(FieldError::new("max_pages", "must be at least 1", hint));
-        }
+        check_max_pages(max_pages)?;
         limits.check()?;
         let most_pixels = u64::from(long_side_px).pow(2).min(limits.pixels);
         let settings = ProcessSettings {

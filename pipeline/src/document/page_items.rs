@@ -1,8 +1,9 @@
 //! Counts the items of one page that are in flight and held, to notice when the page stalls.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::holders::Holders;
 
 /// The items made from one page that are still in the graph.
 ///
@@ -13,14 +14,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(super) struct PageItems {
     in_flight: AtomicU64,
     /// Items that each gathering node holds, by its place in the graph.
-    held_by: Mutex<BTreeMap<usize, u64>>,
+    held_by: Holders,
 }
 
 impl PageItems {
-    fn held_by(&self) -> MutexGuard<'_, BTreeMap<usize, u64>> {
-        self.held_by.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// One more is in flight.
     pub(super) fn enter(&self) {
         self.in_flight.fetch_add(1, Ordering::SeqCst);
@@ -29,33 +26,27 @@ impl PageItems {
     /// One is no longer in flight. Returns whether the page has stalled: none
     /// is in flight, and some are held.
     pub(super) fn leave(&self) -> bool {
-        self.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 && !self.held_by().is_empty()
+        self.in_flight.fetch_sub(1, Ordering::SeqCst) == 1 && self.held_by.first().is_some()
     }
 
     /// The node at `place` holds one that is in flight until [`PageItems::leave`].
     pub(super) fn hold(&self, place: usize) {
-        *self.held_by().entry(place).or_default() += 1;
+        self.held_by.hold(place);
     }
 
     /// The node at `place` no longer holds one.
     pub(super) fn release(&self, place: usize) {
-        let mut held_by = self.held_by();
-        if let Some(n_held) = held_by.get_mut(&place) {
-            *n_held -= 1;
-            if *n_held == 0 {
-                held_by.remove(&place);
-            }
-        }
+        self.held_by.release(place);
     }
 
     /// The places of the nodes that hold items, in the order of the graph.
     pub(super) fn holders(&self) -> Vec<usize> {
-        self.held_by().keys().copied().collect()
+        self.held_by.lock().keys().copied().collect()
     }
 
     /// Whether none is in flight and none of `places` holds one.
     pub(super) fn is_stalled_behind(&self, places: &BTreeSet<usize>) -> bool {
-        let held_by = self.held_by();
+        let held_by = self.held_by.lock();
         let is_held_before = held_by.keys().any(|place| places.contains(place));
         !is_held_before && self.in_flight.load(Ordering::SeqCst) == 0
     }

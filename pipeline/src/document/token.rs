@@ -148,7 +148,7 @@ impl Token {
             return;
         }
         (self.counts_as, self.held_by) = (HELD, place);
-        *self.document.held_by().entry(place).or_default() += 1;
+        self.document.held_by.hold(place);
         if let Some(unit) = &self.unit
             && let Some(items) = &unit.items
         {
@@ -170,7 +170,7 @@ impl Token {
             items.enter();
             items.release(self.held_by);
         }
-        self.document.no_longer_held_by(self.held_by);
+        self.document.held_by.release(self.held_by);
         self.counts_as = IN_FLIGHT;
     }
 }
@@ -206,7 +206,7 @@ impl Drop for Token {
             self.document.leave_page(&unit, IN_FLIGHT);
         }
         if self.counts_as == HELD {
-            self.document.no_longer_held_by(self.held_by);
+            self.document.held_by.release(self.held_by);
         }
         self.document.moved(self.counts_as);
     }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use tokio::sync::Notify;
 
-use super::{Ack, Arrival, Document, IN_FLIGHT, Token, Unit};
+use super::{Ack, Arrival, Document, Holders, IN_FLIGHT, Token, Unit};
 use crate::cancellation::Stop;
 use crate::error::StageError;
 use crate::key::{DocumentId, Origin};
@@ -214,7 +214,7 @@ impl Tracker {
             page_maker: OnceLock::new(),
             dead: Mutex::default(),
             rows: Mutex::default(),
-            held_by: Mutex::default(),
+            held_by: Holders::default(),
             units: Mutex::default(),
             pages_done: Mutex::default(),
             tracker: Arc::clone(&self.shared),

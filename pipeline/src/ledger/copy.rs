@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 
 use super::file::TABLES;
 
@@ -28,35 +28,23 @@ pub(super) fn copy_into_memory(path: &Path, version: i64) -> rusqlite::Result<Co
     }
     // One transaction, so that all tables are of one moment.
     connection.execute_batch("BEGIN")?;
-    for table in names(&connection, "main")? {
-        // An older file may lack a table.
-        if has_table(&connection, &table)? {
-            connection.execute_batch(&format!(
-                "INSERT INTO main.{table} SELECT * FROM disk.{table}"
-            ))?;
-        }
+    for table in tables_of_both(&connection)? {
+        connection.execute_batch(&format!(
+            "INSERT INTO main.{table} SELECT * FROM disk.{table}"
+        ))?;
     }
     connection.execute_batch("COMMIT; DETACH DATABASE disk")?;
     Ok(connection)
 }
 
-fn names(connection: &Connection, schema: &str) -> rusqlite::Result<Vec<String>> {
-    let mut query = connection.prepare(&format!(
-        "SELECT name FROM {schema}.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
-    ))?;
+/// Our tables; an older file may lack some.
+fn tables_of_both(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut query = connection.prepare(
+        "SELECT name FROM main.sqlite_master JOIN disk.sqlite_master USING (type, name) \
+         WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
+    )?;
     let names = query.query_map([], |row| row.get(0))?;
     names.collect()
-}
-
-fn has_table(connection: &Connection, table: &str) -> rusqlite::Result<bool> {
-    let found = connection
-        .query_row(
-            "SELECT 1 FROM disk.sqlite_master WHERE type = 'table' AND name = ?1",
-            [table],
-            |_| Ok(()),
-        )
-        .optional()?;
-    Ok(found.is_some())
 }
 
 fn uri_of(path: &Path) -> String {

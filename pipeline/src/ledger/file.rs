@@ -98,19 +98,23 @@ pub(super) fn cannot(path: &Path, error: rusqlite::Error) -> StageError {
         Some(ErrorCode::SystemIoFailure) => {
             "the disk may be full or damaged: repair it and run again; what was stored stays"
         }
-        _ => "make the folder writable, or name another one with `ledger` in the pipeline's table",
+        _ => MAKE_WRITABLE,
     };
-    StageError::cannot_store(
-        format_args!("cannot use the ledger `{}`", path.display()),
-        hint,
-        error,
-    )
+    cannot_use(path, hint, error)
 }
 
 fn cannot_make(path: &Path, error: std::io::Error) -> StageError {
-    StageError::cannot_store(
-        format_args!("cannot use the ledger `{}`", path.display()),
-        "make the folder writable, or name another one with `ledger` in the pipeline's table",
-        error,
-    )
+    cannot_use(path, MAKE_WRITABLE, error)
+}
+
+const MAKE_WRITABLE: &str =
+    "make the folder writable, or name another one with `ledger` in the pipeline's table";
+
+fn cannot_use(
+    path: &Path,
+    hint: &str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> StageError {
+    let problem = format_args!("cannot use the ledger `{}`", path.display());
+    StageError::cannot_store(problem, hint, error)
 }

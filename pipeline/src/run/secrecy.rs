@@ -221,6 +221,9 @@ fn run(source: &str, stage: &str, sink: &str) -> Ran {
     let pipeline = file.build(&file.pipelines()[0], &Resources::default());
     let pipeline = pipeline.unwrap_or_else(|error| panic!("{error}"));
     let log = Log::default();
+    // With one subscriber alone, another thread that reaches a log statement first
+    // switches it off for this one too (tokio-rs/tracing#3611).
+    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     let ended = tracing::subscriber::with_default(log.clone(), || {
         // Sources and sinks log on this thread.
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -56,9 +56,7 @@ impl ModelSetting {
             Self::Remote(_) => None,
         }
     }
-}
 
-impl ModelSetting {
     /// What answers depend on: of a server its address and the model's name, without
     /// keys and limits.
     pub(crate) fn of_rows(&self) -> Self {

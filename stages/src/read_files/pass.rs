@@ -106,35 +106,35 @@ impl Pass {
         if n_missing == 0 {
             return uris;
         }
-        let is_refused = self.outlet.prune() == Prune::Gone && !listed.has_files();
-        if is_refused && !self.is_watched {
+        let removes = match self.outlet.prune() {
+            Prune::All => true,
+            Prune::Gone => listed.has_files(),
+            // Watching follows deletions, and takes a folder without files for one
+            // that is not mounted.
+            Prune::No => self.is_watched && listed.has_files(),
+        };
+        if removes {
+            if !self.outlet.is_dry_run() {
+                tracing::warn!(
+                    %path,
+                    "{n_known} documents are known, {n_missing} of them are gone or no longer \
+                     chosen: removing them"
+                );
+            }
+            return uris;
+        }
+        if self.outlet.prune() == Prune::Gone && !self.is_watched {
             let problem = format!(
                 "pruning is refused: no file was found, and {n_known} documents are known: `{path}`"
             );
             let hint = "look whether the folder is mounted, and at `include` and `exclude`; if the \
                         documents are gone for good, run again with `--prune=all`";
             self.outlet.fail_at_end(StageError::fatal(problem, hint));
-            return Vec::new();
-        }
-        if self.outlet.is_dry_run() {
-            let removes = match self.outlet.prune() {
-                Prune::All => true,
-                // A watched folder without files is taken for one that is not mounted.
-                Prune::Gone | Prune::No if self.is_watched => listed.has_files(),
-                prune => prune == Prune::Gone,
-            };
-            if removes {
-                return uris;
-            }
+        } else {
+            // Only a dry run comes here: it counts those that stay.
             uris.iter().for_each(|_| self.outlet.count_gone());
-            return Vec::new();
         }
-        tracing::warn!(
-            %path,
-            "{n_known} documents are known, {n_missing} of them are gone or no longer chosen: \
-             removing them"
-        );
-        uris
+        Vec::new()
     }
 
     /// The URIs of what earlier runs have stored or set aside.

@@ -236,6 +236,8 @@ impl Plan {
             Some(listed) if !self.trusts_absence && !listed.has_files() => RootState::Empty,
             Some(_) => RootState::There,
         };
+        // Everything was listed: there is nothing that a further listing would find.
+        self.trusts_absence |= root == RootState::There;
         let before = std::mem::replace(&mut self.root, root);
         let rescan = match root {
             RootState::There => self.watching.rescan,
@@ -351,16 +353,13 @@ impl Plan {
             self.trusts_absence = true;
             self.list_soon(now); // For what is missing elsewhere.
         }
-        let known = if self.trusts_absence {
-            self.at_or_below(place)
-        } else {
-            Vec::new()
-        };
-        for uri in listed.missing(place, known) {
-            let document = self.documents.get(&uri);
-            let odd_path = document.and_then(|document| document.odd_path.clone());
-            if let Some(path) = odd_path.or_else(|| self.listing.path_of(&uri)) {
-                self.missing(now, uri, &path);
+        if self.trusts_absence {
+            for uri in listed.missing(place, self.at_or_below(place)) {
+                let document = self.documents.get(&uri);
+                let odd_path = document.and_then(|document| document.odd_path.clone());
+                if let Some(path) = odd_path.or_else(|| self.listing.path_of(&uri)) {
+                    self.missing(now, uri, &path);
+                }
             }
         }
         for found in listed.found {
@@ -438,9 +437,12 @@ impl Plan {
 
     /// Nothing is at `path`: neither a file nor, if it was a folder, what was in it.
     fn nothing_at(&mut self, now: Instant, path: &Path, uri: &str) {
+        if !self.trusts_absence {
+            return;
+        }
         let documents = self.at_or_below(uri);
         let before = self.looking.get(path).cloned().flatten();
-        if documents.is_empty() || !self.trusts_absence {
+        if documents.is_empty() {
             return;
         }
         if before != Some(Version::Gone) {

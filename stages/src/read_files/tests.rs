@@ -21,17 +21,7 @@ fn put(root: &Path, name: &str, bytes: &[u8]) {
 }
 
 pub(super) fn config(path: &Path) -> ReadFilesConfig {
-    ReadFilesConfig {
-        path: path.to_owned(),
-        root: None,
-        include: default_include(),
-        exclude: Vec::new(),
-        max_file_bytes: default_max_file_bytes(),
-        follow_links: false,
-        watch: false,
-        rest_ms: default_rest_ms(),
-        rescan_s: default_rescan_s(),
-    }
+    ReadFilesConfig::new(path)
 }
 
 fn listing(config: &ReadFilesConfig) -> Listing {

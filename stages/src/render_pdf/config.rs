@@ -28,6 +28,16 @@ pub(super) const RENDERER: Field = Field::new("renderer", FieldType::Text);
 /// a thousand bytes can repeat one page a million times.
 pub(crate) const DEFAULT_MAX_PAGES: u32 = 20_000;
 
+/// # Errors
+/// No document may have a page.
+pub(crate) fn check_max_pages(max_pages: u32) -> Result<(), FieldError> {
+    if max_pages == 0 {
+        let hint = "leave it out for 20000";
+        return Err(FieldError::new("max_pages", "must be at least 1", hint));
+    }
+    Ok(())
+}
+
 /// Longest side that can be asked for: 16,384 px square are 805 MB.
 const MAX_LONG_SIDE_PX: u32 = 16_384;
 
@@ -116,15 +126,11 @@ impl RenderPdfConfig {
                 "use the encoder's input side, such as 1024",
             ));
         }
-        let at_least_one = |field, hint| FieldError::new(field, "must be at least 1", hint);
         if self.first_pages == Some(0) {
             let hint = "leave it out to render all pages";
-            return Err(at_least_one("first_pages", hint));
+            return Err(FieldError::new("first_pages", "must be at least 1", hint));
         }
-        if self.max_pages == 0 {
-            let hint = "leave it out for 20000";
-            return Err(at_least_one("max_pages", hint));
-        }
+        check_max_pages(self.max_pages)?;
         self.limits.check()
     }
 

@@ -22,7 +22,7 @@ pub(crate) mod testing;
 mod words;
 
 pub use budget::ProcessBudget;
-pub(crate) use config::DEFAULT_MAX_PAGES;
+pub(crate) use config::{DEFAULT_MAX_PAGES, check_max_pages};
 pub use config::{RenderPdfConfig, RenderSetup, RendererChoice, find_pdfium};
 pub use error::{Attempts, RenderError};
 
@@ -77,7 +77,7 @@ impl RenderPdf {
         // What an earlier run stored before it was stopped is not rendered again.
         let stored = outlet.stored_pages(&item);
         document.pass_over(stored.into_iter().map(|page| page - 1).collect());
-        outlet.expect_pages(&item, document.n_pages().min(self.first_pages));
+        outlet.expect_pages(&item, document.n_wanted());
         let origin = DocumentFields::of(&document);
         while let Some(index) = document.next_page() {
             if outlet.is_cancelled() {
@@ -136,7 +136,7 @@ impl Stage for RenderPdf {
         let opened = self.renderer.open(bytes, self.first_pages);
         let counted = opened.and_then(|opened| {
             opened.check_n_pages(self.max_pages)?;
-            Ok(opened.n_pages().min(self.first_pages))
+            Ok(opened.n_wanted())
         });
         match counted {
             Ok(n_pages) => Ok(PageCount::Pages(n_pages)),

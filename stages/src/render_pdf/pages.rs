@@ -167,6 +167,11 @@ impl<'a> DocumentPages<'a> {
         self.opened.n_pages
     }
 
+    /// Number of pages to render: at most `first_pages`.
+    pub fn n_wanted(&self) -> u32 {
+        self.n_wanted
+    }
+
     /// Title and author.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata

@@ -339,13 +339,7 @@ async fn a_silent_input_keeps_no_run_from_ending() {
     let test = async {
         let (items, _) = runs.kept.wait_for(1, 0).await;
         assert_eq!(&*items[0].origin().uri, a.trim_end());
-        while runs
-            .control
-            .snapshot()
-            .is_none_or(|now| now.elapsed_s < 0.2)
-        {
-            tokio::task::yield_now().await;
-        }
+        runs.until(0.2).await;
         runs.control.drain();
     };
     let (ran, ()) = tokio::join!(waiting, test);

@@ -62,6 +62,17 @@ impl Runs {
         uri.strip_prefix(&documents).unwrap_or(uri)
     }
 
+    /// Waits until the run has gone on for so long.
+    pub(crate) async fn until(&self, elapsed_s: f64) {
+        let is_early = || {
+            let now = self.control.snapshot();
+            now.is_none_or(|now| now.elapsed_s < elapsed_s)
+        };
+        while is_early() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Runs a source of this kind with these settings to its end.
     pub(crate) async fn run<C: SourceConfig>(&self, settings: &str) -> Ran {
         let (ran, error) = self.run_to_end::<C>(settings).await;

@@ -23,7 +23,7 @@ use crate::dead_letters::DeadLetters;
 use crate::error::StageError;
 use crate::graph::{Pipeline, Work};
 use crate::ledger::{Ledger, Progress};
-use crate::metrics::{NodeMetrics, SinkMeter, read};
+use crate::metrics::{NodeMetrics, read};
 use crate::sink::{Sink, SinkInput};
 use crate::source::Source;
 use crate::source_outlet::SourceOutlet;

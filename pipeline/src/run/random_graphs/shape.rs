@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use super::work::{ALL, Does, Facts, SPLITS_INTO_MANY};
-use crate::run::test_kinds::mix;
 
 /// Raw numbers that a node is made from; smaller ones make a simpler node.
 pub(super) type Raw = [u8; 12];

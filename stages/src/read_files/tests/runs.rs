@@ -428,7 +428,7 @@ async fn a_watched_folder_that_is_empty_at_the_start_loses_no_rows() {
     runs.control = pagemill_pipeline::RunControl::default();
     let ran = watch(&runs, async {
         // Long enough for it to be seen gone twice, 10 ms apart.
-        until(&runs, 0.2).await;
+        runs.until(0.2).await;
         let now = runs.control.snapshot().unwrap();
         assert_eq!(now.documents_removed, 0);
         runs.put("c.pdf", PDF);
@@ -442,24 +442,13 @@ async fn a_watched_folder_that_is_empty_at_the_start_loses_no_rows() {
     assert_eq!((totals.documents_done, totals.documents_removed), (1, 2));
 }
 
-/// Waits until the run has gone on for so long.
-async fn until(runs: &Runs, elapsed_s: f64) {
-    let is_early = || {
-        let now = runs.control.snapshot();
-        now.is_none_or(|now| now.elapsed_s < elapsed_s)
-    };
-    while is_early() {
-        tokio::task::yield_now().await;
-    }
-}
-
 #[tokio::test]
 async fn a_watched_folder_in_which_nothing_happens_is_starved() {
     let runs = Runs::new();
     runs.put("a.pdf", PDF);
     let ran = watch(&runs, async {
         runs.kept.wait_for(1, 0).await;
-        until(&runs, 0.5).await;
+        runs.until(0.5).await;
     })
     .await;
     let node = &ran.report.totals.nodes[0];
