@@ -11,7 +11,7 @@
 mod content;
 pub(crate) mod identity;
 pub(crate) mod listing;
-mod read_ahead;
+pub(crate) mod read_ahead;
 pub(crate) mod reading;
 pub(crate) mod state;
 

@@ -6,6 +6,8 @@ mod records;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,6 +19,7 @@ use pagemill_pipeline::{
 };
 use serde::Deserialize;
 
+use crate::read_files::read_ahead::ReadAhead;
 use crate::read_files::reading::Reader;
 use crate::read_files::state::{COARSE_TICK, FileState};
 use crate::read_files::{READ_AHEAD, blocking, default_max_file_bytes};
@@ -181,8 +184,25 @@ impl Stdin {
             lines::on_a_thread(Lines::new(self.input, self.max_line_bytes))?
         };
         let feed = Arc::new(self.feed);
-        let outcomes = lines.map(|line| Arc::clone(&feed).read(line, outlet.clone()));
-        let mut outcomes = outcomes.buffered(READ_AHEAD);
+        let looked = lines.map(|line| Arc::clone(&feed).look(line, outlet.clone()));
+        let read_ahead = ReadAhead::new();
+        // One after the other, in the order in which they are sent.
+        let reserved = looked.buffered(READ_AHEAD).then(|looked| {
+            let (read_ahead, outlet) = (read_ahead.clone(), outlet.clone());
+            async move {
+                let looked = looked?;
+                let reserved = read_ahead.reserve(looked.n_bytes(), outlet.room()).await?;
+                Ok::<_, StageError>((looked, reserved))
+            }
+        });
+        let outcomes = reserved.map(|reserved| {
+            let feed = Arc::clone(&feed);
+            async move {
+                let (looked, reserved) = reserved?;
+                Ok::<_, StageError>((feed.read(looked).await?, reserved))
+            }
+        });
+        let mut outcomes = pin!(outcomes.buffered(READ_AHEAD));
         loop {
             let idle = outlet.idle();
             let outcome = tokio::select! {
@@ -191,13 +211,13 @@ impl Stdin {
                 outcome = outcomes.next() => outcome,
             };
             drop(idle);
-            match outcome.transpose()? {
-                None => return Ok(()),
-                Some(Outcome::Done) => {}
-                Some(Outcome::Read(item, provenance)) => {
-                    outlet.send_from(item, provenance).await?;
-                }
-                Some(Outcome::Bad(uri, error, input)) => {
+            let Some((outcome, _reserved)) = outcome.transpose()? else {
+                return Ok(());
+            };
+            match outcome {
+                Outcome::Done => {}
+                Outcome::Read(item, provenance) => outlet.send_from(item, provenance).await?,
+                Outcome::Bad(uri, error, input) => {
                     outlet.dead_letter_from(&uri, &error, input.as_deref())?;
                 }
             }
@@ -208,6 +228,32 @@ impl Stdin {
 impl Source for Stdin {
     fn run(self: Box<Self>, outlet: SourceOutlet) -> BoxFuture<'static, Result<(), StageError>> {
         Box::pin(self.send_all(outlet))
+    }
+}
+
+/// What is known of a line before a file is read.
+enum Looked {
+    Outcome(Outcome),
+    File(NamedFile),
+}
+
+/// A file that a line names and that is to be read.
+struct NamedFile {
+    uri: String,
+    path: PathBuf,
+    /// When it was looked at; 0 where that failed.
+    n_bytes: u64,
+    attributes: Attributes,
+    /// The line, if it is kept.
+    input: Option<String>,
+}
+
+impl Looked {
+    fn n_bytes(&self) -> u64 {
+        match self {
+            Self::Outcome(_) => 0,
+            Self::File(file) => file.n_bytes,
+        }
     }
 }
 
@@ -246,29 +292,37 @@ impl Feed {
         stream::iter(lines).boxed()
     }
 
-    async fn read(
+    /// Parses a line and looks at the file that it names, if it does.
+    async fn look(
         self: Arc<Self>,
         line: Result<Line, StageError>,
         outlet: SourceOutlet,
-    ) -> Result<Outcome, StageError> {
+    ) -> Result<Looked, StageError> {
         let Line { uri, line } = line?;
         outlet.expect(1);
-        let line = match line {
-            Ok(line) => line,
-            Err(error) => return Ok(Outcome::Bad(uri, error, None)),
-        };
+        match line {
+            // Long lines take a while, and paths are asked of the file system.
+            Ok(line) => blocking(move || self.look_at(uri, line, &outlet)).await?,
+            Err(error) => Ok(Looked::Outcome(Outcome::Bad(uri, error, None))),
+        }
+    }
+
+    fn look_at(
+        &self,
+        uri: String,
+        line: String,
+        outlet: &SourceOutlet,
+    ) -> Result<Looked, StageError> {
         let parsed = self.records.parse(&line);
         let input = (line.len() <= MAX_KEPT_BYTES).then_some(line);
-        let record = match parsed {
-            Ok(record) => record,
-            Err(error) => return Ok(Outcome::Bad(uri, error, input)),
-        };
         let Record {
             uri,
             content,
             attributes,
-        } = record;
-        let mut state = None;
+        } = match parsed {
+            Ok(record) => record,
+            Err(error) => return Ok(Looked::Outcome(Outcome::Bad(uri, error, input))),
+        };
         let made = match content {
             Content::Text(text) => Ok(text_item(&uri, &text, &attributes)),
             Content::Bytes(bytes) => {
@@ -276,36 +330,64 @@ impl Feed {
                 self.reader.document(&uri, bytes, hash)
             }
             Content::File(path) => {
-                let (looked_at, marked) = (path.clone(), attributes.clone());
-                let (asked, clock) = (uri.clone(), self.reader.clock);
-                let is_done = blocking(move || {
-                    let Ok(metadata) = std::fs::metadata(looked_at) else {
-                        return Ok(false); // Reading it says why.
-                    };
-                    let state = FileState::of(&metadata);
-                    Ok(!state.is_fresh(clock(), COARSE_TICK)
-                        && outlet.is_done(&asked, &marked.mark(state))?)
-                });
-                if is_done.await?? {
-                    return Ok(Outcome::Done);
+                // Reading it says why it cannot be looked at.
+                let state = std::fs::metadata(&path).ok().map(|it| FileState::of(&it));
+                if let Some(state) = state
+                    && !state.is_fresh((self.reader.clock)(), COARSE_TICK)
+                    && outlet.is_done(&uri, &attributes.mark(state))?
+                {
+                    return Ok(Looked::Outcome(Outcome::Done));
                 }
-                self.reader.read(path).await?.and_then(|file| {
-                    let lasting = file.lasting_state(COARSE_TICK);
-                    state = lasting.map(|state| attributes.mark(state));
-                    let hash = attributes.hash_with(file.hash);
-                    self.reader.document(&uri, file.bytes, hash)
-                })
+                return Ok(Looked::File(NamedFile {
+                    uri,
+                    path,
+                    n_bytes: state.map_or(0, |state| state.n_bytes()),
+                    attributes,
+                    input,
+                }));
             }
         };
-        Ok(match made {
-            Ok(mut item) => {
-                for (name, value) in attributes.into_values() {
-                    item.set(name, value);
-                }
-                Outcome::Read(item, Provenance { state, input })
+        Ok(Looked::Outcome(outcome(uri, made, attributes, None, input)))
+    }
+
+    /// Reads the file, if the line names one.
+    async fn read(&self, looked: Looked) -> Result<Outcome, StageError> {
+        let NamedFile {
+            uri,
+            path,
+            attributes,
+            input,
+            ..
+        } = match looked {
+            Looked::Outcome(outcome) => return Ok(outcome),
+            Looked::File(file) => file,
+        };
+        let mut state = None;
+        let made = self.reader.read(path).await?.and_then(|file| {
+            let lasting = file.lasting_state(COARSE_TICK);
+            state = lasting.map(|state| attributes.mark(state));
+            let hash = attributes.hash_with(file.hash);
+            self.reader.document(&uri, file.bytes, hash)
+        });
+        Ok(outcome(uri, made, attributes, state, input))
+    }
+}
+
+fn outcome(
+    uri: String,
+    made: Result<Item, ItemError>,
+    attributes: Attributes,
+    state: Option<String>,
+    input: Option<String>,
+) -> Outcome {
+    match made {
+        Ok(mut item) => {
+            for (name, value) in attributes.into_values() {
+                item.set(name, value);
             }
-            Err(error) => Outcome::Bad(uri, error, input),
-        })
+            Outcome::Read(item, Provenance { state, input })
+        }
+        Err(error) => Outcome::Bad(uri, error, input),
     }
 }
 

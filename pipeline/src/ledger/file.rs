@@ -22,9 +22,9 @@ pub(super) const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS sinks (
         key TEXT PRIMARY KEY, identity TEXT NOT NULL, mark TEXT);
     CREATE TABLE IF NOT EXISTS staged (
-        seq INTEGER PRIMARY KEY, id BLOB NOT NULL, content_hash TEXT NOT NULL,
-        fingerprint TEXT NOT NULL, sink TEXT NOT NULL, pages TEXT NOT NULL,
-        rows INTEGER NOT NULL, payload BLOB NOT NULL);
+        seq INTEGER PRIMARY KEY, id BLOB NOT NULL, uri TEXT NOT NULL,
+        source TEXT NOT NULL, content_hash TEXT NOT NULL, fingerprint TEXT NOT NULL,
+        sink TEXT NOT NULL, pages TEXT NOT NULL, rows INTEGER NOT NULL, payload BLOB NOT NULL);
     CREATE INDEX IF NOT EXISTS staged_by_id ON staged (id);
     CREATE TABLE IF NOT EXISTS pages (
         id BLOB NOT NULL, node TEXT NOT NULL, page INTEGER NOT NULL,

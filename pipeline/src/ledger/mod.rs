@@ -184,6 +184,8 @@ impl Stager {
         let pages = acks.iter().filter_map(Ack::page_of);
         let part = StagedPart {
             id: origin.id,
+            uri: origin.uri.to_string(),
+            source: document.arrival().source.to_string(),
             content_hash: origin.content_hash.to_string(),
             fingerprint: self.sink.fingerprint.clone(),
             sink: self.sink.identity.clone(),

@@ -157,8 +157,7 @@ impl Progress {
         if n_lacking > 0 {
             return Ok(Wanted::Some(Arc::new(self.partial(&known, &content_hash))));
         }
-        self.n_dead_before
-            .fetch_add(known.n_dead, Ordering::Relaxed);
+        self.passed_over(&known)?;
         let is_same = known.content_hash == content_hash
             && known.state.as_deref() == state
             && known.source == node;
@@ -226,10 +225,20 @@ impl Progress {
         };
         let is_current = known.state.as_deref() == Some(state) && known.is_done(&self.sinks);
         if is_current {
-            self.n_dead_before
-                .fetch_add(known.n_dead, Ordering::Relaxed);
+            self.passed_over(&known)?;
         }
         Ok(is_current)
+    }
+
+    /// A document is not made, since every sink holds it. What is staged of another
+    /// version of it is nobody's any more.
+    fn passed_over(&self, known: &LedgerDocument) -> Result<(), StageError> {
+        self.n_dead_before
+            .fetch_add(known.n_dead, Ordering::Relaxed);
+        if self.has_resumable(known.id) {
+            self.lost(&[known.id])?;
+        }
+        Ok(())
     }
 
     fn record(&self, id: DocumentId) -> Result<Option<(&Ledger, LedgerDocument)>, StageError> {
@@ -240,20 +249,20 @@ impl Progress {
     }
 
     /// The documents that `source` brought, and those of sources that the pipeline
-    /// has no more: a source may have been renamed.
+    /// has no more: a source may have been renamed. Among them are those that were
+    /// begun and never finished.
     pub(crate) fn known(&self, source: &str) -> Result<Vec<KnownDocument>, StageError> {
         let Some(ledger) = &self.ledger else {
             return Ok(Vec::new());
         };
-        let known = ledger.store.documents()?.into_iter();
-        let known =
-            known.filter(|known| known.source == source || !self.sources.contains(&*known.source));
-        Ok(known
-            .map(|known| KnownDocument {
-                uri: known.uri,
-                state: known.state,
-            })
-            .collect())
+        let is_of = |of: &str| of == source || !self.sources.contains(of);
+        let stored = ledger.store.documents()?.into_iter();
+        let stored = stored.filter(|known| is_of(&known.source));
+        let stored = stored.map(|LedgerDocument { uri, state, .. }| KnownDocument { uri, state });
+        let staged = ledger.store.only_staged()?.into_iter();
+        let staged = staged.filter(|(_, of)| is_of(of));
+        let staged = staged.map(|(uri, _)| KnownDocument { uri, state: None });
+        Ok(stored.chain(staged).collect())
     }
 
     // What the run tells.

@@ -65,6 +65,11 @@ impl Progress {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether rows of the document are staged that no run has asked for.
+    pub(super) fn has_resumable(&self, id: DocumentId) -> bool {
+        self.resumable().contains_key(&id)
+    }
+
     /// What need not be made again of a document that now comes.
     pub(crate) fn resume(
         &self,

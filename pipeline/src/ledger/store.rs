@@ -16,6 +16,9 @@ use crate::key::DocumentId;
 #[derive(Debug, Clone)]
 pub(super) struct StagedPart {
     pub(super) id: DocumentId,
+    pub(super) uri: String,
+    /// The source that brought it.
+    pub(super) source: String,
     pub(super) content_hash: String,
     pub(super) fingerprint: String,
     /// Its identity.
@@ -158,7 +161,7 @@ impl Store {
     pub(super) fn staged(&self) -> Result<Vec<StagedPart>, StageError> {
         self.read(|connection| {
             let mut query = connection.prepare(
-                "SELECT id, content_hash, fingerprint, sink, pages, rows, payload
+                "SELECT id, content_hash, fingerprint, sink, pages, rows, payload, uri, source
                  FROM staged ORDER BY seq",
             )?;
             let rows = query.query_map([], |row| {
@@ -171,9 +174,23 @@ impl Store {
                     pages: serde_json::from_str(&pages).unwrap_or_default(),
                     n_rows: row.get::<_, i64>(5).unwrap_or_default().cast_unsigned(),
                     payload: row.get(6).unwrap_or_default(),
+                    uri: row.get(7).unwrap_or_default(),
+                    source: row.get(8).unwrap_or_default(),
                 }))
             })?;
             rows.filter_map(Result::transpose).collect()
+        })
+    }
+
+    /// URIs and sources of documents of which rows are staged and that are in no table.
+    pub(super) fn only_staged(&self) -> Result<Vec<(String, String)>, StageError> {
+        self.read(|connection| {
+            let mut query = connection.prepare(
+                "SELECT DISTINCT uri, source FROM staged
+                 WHERE id NOT IN (SELECT id FROM documents) ORDER BY uri",
+            )?;
+            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect()
         })
     }
 
@@ -299,8 +316,9 @@ impl Changes<'_> {
         let pages = serde_json::to_string(&part.pages).unwrap_or_default();
         self.0
             .prepare_cached(
-                "INSERT INTO staged (id, content_hash, fingerprint, sink, pages, rows, payload)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO staged
+                 (id, content_hash, fingerprint, sink, pages, rows, payload, uri, source)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?
             .execute(params![
                 &part.id.as_bytes()[..],
@@ -309,7 +327,9 @@ impl Changes<'_> {
                 part.sink,
                 pages,
                 part.n_rows.cast_signed(),
-                part.payload
+                part.payload,
+                part.uri,
+                part.source
             ])?;
         Ok(())
     }
@@ -409,6 +429,8 @@ mod tests {
         let id = DocumentId::of("a.pdf");
         let part = StagedPart {
             id,
+            uri: "a.pdf".into(),
+            source: "files".into(),
             content_hash: "abc".into(),
             fingerprint: "f".into(),
             sink: "table".into(),

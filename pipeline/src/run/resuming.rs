@@ -290,6 +290,49 @@ fn staged_pages_of_other_content_or_another_configuration_are_made_again() {
     }
 }
 
+/// A run of `before` that went well, and one of `nodes` that broke off with some of
+/// the pages staged: how many, is a matter of the moment.
+fn broken_off(before: Option<&str>, nodes: &str) -> Place {
+    let places = std::iter::repeat_with(|| {
+        let place = Place::default();
+        if let Some(before) = before {
+            let ran = place.run(before, World::new(&place.tables));
+            assert!(ran.ended.is_ok());
+        }
+        break_at_page(&place, nodes, 4);
+        place
+    });
+    let mut staged = places.take(100).filter(|place| place.n_staged() > 0);
+    staged.next().expect("some page is staged in time")
+}
+
+#[test]
+fn a_document_that_is_gone_before_it_was_ever_whole_is_known_and_removed() {
+    let nodes = one_document("", "");
+    let place = broken_off(None, &nodes);
+    assert!(!place.documents().contains_key(&uri(3)));
+    let gone = nodes.replace("from = 3\nto = 4", "to = 0\nremoves = [3]");
+    let ran = place.run(&gone, World::new(&place.tables));
+    assert_eq!(*lock(&ran.world.known), [uri(3)]);
+    assert_eq!(place.n_staged(), 0);
+    assert!(place.tables.rows("t").is_empty());
+    let ran = place.run(&gone, World::new(&place.tables));
+    assert!(lock(&ran.world.known).is_empty());
+}
+
+#[test]
+fn a_document_that_is_again_what_is_stored_leaves_nothing_staged() {
+    for state in ["", "has_states = true\n"] {
+        let first = one_document("", "").replace("to = 4\n", &format!("to = 4\n{state}"));
+        let second = first.replace("to = 4\n", "to = 4\nversion = 1\n");
+        let place = broken_off(Some(&first), &second);
+        let ran = place.run(&first, World::new(&place.tables));
+        assert_eq!(ran.report().totals.documents_skipped, 1);
+        assert_eq!(place.n_staged(), 0);
+        assert_eq!(place.tables.rows("t"), expected_rows(3, 0, 1, "a"));
+    }
+}
+
 #[test]
 fn a_page_that_broke_off_is_made_again_as_a_whole() {
     let place = Place::default();

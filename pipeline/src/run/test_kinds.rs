@@ -249,12 +249,15 @@ impl Place {
         n_staged.expect("readable")
     }
 
-    /// Pages that must not be made again: those of documents that are in the
-    /// table, and those that the ledger says are staged.
+    /// Pages that must not be made again where `table` is the only one: those of
+    /// documents that are in it, and those that the ledger says are staged.
     pub(super) fn durable_pages(&self, n_documents: u32, table: &str) -> BTreeSet<(String, u32)> {
         let ledger = self.ledger();
         let mut query = ledger
-            .prepare("SELECT id, page FROM pages")
+            .prepare(
+                "SELECT id, page FROM pages
+                 UNION SELECT staged.id, noted.value ->> 1 FROM staged, json_each(staged.pages) AS noted",
+            )
             .expect("the table is there");
         let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?));
         let staged = query.query_map([], row).expect("readable");

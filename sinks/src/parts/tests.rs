@@ -153,11 +153,12 @@ async fn store<F: Kind>(folder: &Path, documents: &[(&str, &str, u32)]) {
     sink.finish().await.expect("finishes");
 }
 
-/// The names of files, but for the lock.
+/// The names of files, but for the lock and the one that names the pipeline.
 fn names(folder: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(folder).expect("the folder is there");
     let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
-    entries.map(name).filter(|name| name != ".lock").collect()
+    let is_content = |name: &String| ![".lock", ".pipeline"].contains(&name.as_str());
+    entries.map(name).filter(is_content).collect()
 }
 
 fn part<F: Kind>(folder: &Path, number: u64) -> PathBuf {

@@ -10,18 +10,18 @@ const MAX_BYTES: u32 = 64 << 20;
 
 /// Room for files that are read ahead. A clone shares it.
 #[derive(Debug, Clone)]
-pub(super) struct ReadAhead {
+pub(crate) struct ReadAhead {
     room: Arc<Semaphore>,
 }
 
 /// The room of one file, until this is dropped.
 #[derive(Debug)]
-pub(super) struct Reserved {
+pub(crate) struct Reserved {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl ReadAhead {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             room: Arc::new(Semaphore::new(MAX_BYTES as usize)),
         }
@@ -35,7 +35,7 @@ impl ReadAhead {
     ///
     /// # Errors
     /// Those of `edge_room`.
-    pub(super) async fn reserve<E>(
+    pub(crate) async fn reserve<E>(
         &self,
         n_bytes: u64,
         edge_room: impl Future<Output = Result<(), E>>,

@@ -198,7 +198,7 @@ fn settings_that_cannot_be_used_are_refused_by_name() {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PipedConfig {
-    lines: std::path::PathBuf,
+    lines: PathBuf,
     #[serde(default)]
     stdin: Option<StdinConfig>,
     /// The input ends never.
