@@ -128,7 +128,7 @@ fn question(n: u32) -> MultiVector {
 }
 
 /// A document to its pages: `vectors`, and in `vector` their mean.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct PagesConfig {}
 
 impl StageConfig for PagesConfig {

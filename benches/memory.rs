@@ -48,7 +48,7 @@ fn resident_kb() -> u64 {
 }
 
 /// One document to `n` pages with pixels.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct PagesConfig {
     n: u32,
 }
@@ -91,7 +91,7 @@ impl Stage for Pages {
 }
 
 /// Takes ten times as long for a page as making it took.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct SlowConfig {}
 
 impl SinkConfig for SlowConfig {
@@ -130,7 +130,7 @@ impl Sink for Slow {
 }
 
 /// Passes one page in ten on.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct ThinConfig {}
 
 impl StageConfig for ThinConfig {

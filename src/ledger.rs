@@ -216,13 +216,13 @@ fn forget(args: &ForgetArgs) -> anyhow::Result<u8> {
     let mut stdout = std::io::stdout().lock();
     for (graph, ledger, documents) in &known {
         let is_named = |uri: &str| names.iter().any(|name| name.holds(uri));
-        let named = documents.iter().filter(|document| is_named(&document.uri));
-        let named: Vec<DocumentId> = named.map(|document| document.id).collect();
-        if named.is_empty() {
+        let chosen = documents.iter().filter(|document| is_named(&document.uri));
+        let chosen: Vec<DocumentId> = chosen.map(|document| document.id).collect();
+        if chosen.is_empty() {
             continue;
         }
-        ledger.undo(&named).map_err(Hinted::from)?;
-        let (name, n) = (graph.name(), named.len());
+        ledger.undo(&chosen).map_err(Hinted::from)?;
+        let (name, n) = (graph.name(), chosen.len());
         let what = if n == 1 {
             "document is"
         } else {

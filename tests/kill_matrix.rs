@@ -156,13 +156,15 @@ fn start(mill: &Mill) -> Child {
 /// Runs, and kills the process after this time. Returns whether it was killed.
 fn run_until(mill: &Mill, at: Duration) -> bool {
     let mut child = start(mill);
-    let (ended, end) = mpsc::channel::<()>();
+    let (ended, end) = mpsc::sync_channel::<()>(1);
     let mut said = child.stderr.take().expect("piped");
     // The pipe closes when the process ends, workers included.
-    let reader = std::thread::spawn(move || {
+    let read = move || {
         let _read = std::io::copy(&mut said, &mut std::io::sink());
         drop(ended);
-    });
+    };
+    let reader = std::thread::Builder::new().name("reader".into());
+    let reader = reader.spawn(read).expect("a thread starts");
     let is_alive = matches!(end.recv_timeout(at), Err(mpsc::RecvTimeoutError::Timeout));
     if is_alive {
         child.kill().expect("it is ours");

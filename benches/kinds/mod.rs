@@ -14,7 +14,7 @@ use pagemill::{ConfigFile, RunControl};
 use serde::Deserialize;
 
 /// So many documents of a word; one, so that a document's own cost does not count.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct ItemsConfig {
     #[serde(default = "one")]
     n_documents: usize,
@@ -52,7 +52,7 @@ impl Source for Items {
 }
 
 /// One item to `n`.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct SpreadConfig {
     n: u32,
 }
@@ -83,7 +83,7 @@ impl Stage for Spread {
 }
 
 /// Passes items on after so much computing.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct WorkConfig {
     work_us: u64,
     batch_of: usize,
@@ -128,7 +128,7 @@ pub fn compute(time: Duration) {
 }
 
 /// Forgets what it stores.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct NowhereConfig {}
 
 impl SinkConfig for NowhereConfig {

@@ -257,7 +257,7 @@ impl SourceOutlet {
     /// As [`SourceOutlet::send`].
     pub async fn remove(&self, uri: &str) -> Result<(), StageError> {
         if let Some(survey) = &self.survey {
-            survey.count_gone(true);
+            survey.count_removed();
             return Ok(());
         }
         let origin = Arc::new(Origin::new(uri, "", &[]));
@@ -280,10 +280,10 @@ impl SourceOutlet {
         self.survey.is_some()
     }
 
-    /// Counts a document that is gone and whose rows stay, for a dry run.
-    pub fn count_gone(&self) {
+    /// Counts documents that are gone and whose rows stay, for a dry run.
+    pub fn count_gone(&self, n_documents: usize) {
         if let Some(survey) = &self.survey {
-            survey.count_gone(false);
+            survey.count_gone(n_documents as u64);
         }
     }
 

@@ -96,7 +96,7 @@ impl Rows {
     /// The number of the document's rows, written or not.
     fn n_rows(&self) -> usize {
         let written = self.staged.iter().chain(&self.spilled);
-        let n_written: usize = written.filter_map(|fragment| fragment.num_rows()).sum();
+        let n_written: usize = written.filter_map(Fragment::num_rows).sum();
         n_written + self.waiting.len()
     }
 

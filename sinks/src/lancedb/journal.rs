@@ -205,7 +205,7 @@ impl WriteJournal {
             None
         } else {
             let mut shorter = self.begin()?;
-            let lines: String = left.iter().map(|file| format!("{file}\n")).collect();
+            let lines = left.join("\n") + "\n";
             shorter.file.write_all(lines.as_bytes())?;
             shorter.n_noted = left.len();
             Some(shorter)

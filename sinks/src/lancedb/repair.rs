@@ -6,6 +6,7 @@ use std::sync::Arc;
 use lance::Error;
 use lance::dataset::CommitBuilder;
 use lance::dataset::transaction::{Operation, TransactionBuilder};
+use lance::table::format::Fragment;
 use pagemill_pipeline::StageError;
 
 use super::commit::Table;
@@ -26,7 +27,7 @@ impl Table {
         let fragments = dataset.manifest().fragments.iter();
         let n_rows = fragments
             .filter(|fragment| lost.contains(&fragment.id))
-            .filter_map(|fragment| fragment.num_rows())
+            .filter_map(Fragment::num_rows)
             .sum::<usize>() as u64;
         let operation = Operation::Delete {
             updated_fragments: Vec::new(),

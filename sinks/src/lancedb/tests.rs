@@ -211,7 +211,8 @@ async fn every_type_of_field_is_read_back_and_pixels_are_no_column() {
         .iter()
         .map(|f| f.name().clone())
         .collect();
-    let fixed = "document_id document content_hash media_type fingerprint pipeline source page part";
+    let fixed =
+        "document_id document content_hash media_type fingerprint pipeline source page part";
     let own = "is_scan n_words quality text thumbnail vector vectors words";
     assert_eq!(names.join(" "), format!("{fixed} {own} document_rows"));
     assert_eq!(

@@ -21,6 +21,10 @@ pub(super) const WRITE_HINT: &str =
     "mend the cause (no permission, files removed) and run again: what was stored stays";
 
 /// A folder that this process alone writes to.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what is known of the folder changes one by one"
+)]
 pub(super) struct Folder {
     path: PathBuf,
     extension: &'static str,

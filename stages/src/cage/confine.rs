@@ -51,8 +51,6 @@ pub struct Protections {
     pub no_capabilities: bool,
     /// Version of landlock's interface; none where the kernel does not have it.
     pub landlock: Option<u32>,
-    /// Whether landlock keeps the network away too, on top of the filter.
-    pub landlock_network: bool,
     /// Whether system calls are filtered.
     pub seccomp: bool,
 }
@@ -61,6 +59,11 @@ impl Protections {
     /// Whether nothing is missing that the cage is made of.
     pub fn are_complete(&self) -> bool {
         self.limits && self.no_capabilities && self.landlock.is_some() && self.seccomp
+    }
+
+    /// Whether landlock keeps the network away too, on top of the filter.
+    fn has_landlock_network(&self) -> bool {
+        self.landlock >= Some(ABI::V4 as u32)
     }
 }
 
@@ -78,7 +81,7 @@ impl fmt::Display for Protections {
             (None, true) => f.write_str(", no files, not even fonts (no landlock")?,
             (None, false) => f.write_str(", files of the user (no landlock")?,
         }
-        let network = if self.landlock_network {
+        let network = if self.has_landlock_network() {
             ", network too)"
         } else {
             ")"
@@ -161,7 +164,6 @@ pub fn confine(isolation: Isolation, allowance: Allowance) -> Result<Protections
                 (is_enforced, status.landlock)
             {
                 protections.landlock = Some(effective_abi as u32);
-                protections.landlock_network = effective_abi >= ABI::V4;
             }
         }
         // Last: what is above takes calls that it forbids.

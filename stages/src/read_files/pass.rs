@@ -132,7 +132,7 @@ impl Pass {
             self.outlet.fail_at_end(StageError::fatal(problem, hint));
         } else {
             // Only a dry run comes here: it counts those that stay.
-            uris.iter().for_each(|_| self.outlet.count_gone());
+            self.outlet.count_gone(uris.len());
         }
         Vec::new()
     }

@@ -108,10 +108,15 @@ impl Survey {
         self.lock().documents.unreadable += 1;
     }
 
-    /// Counts a document that is gone from its source.
-    pub(crate) fn count_gone(&self, is_removed: bool) {
+    /// Counts documents that are gone from their source and whose rows stay.
+    pub(crate) fn count_gone(&self, n_documents: u64) {
+        self.lock().documents.gone += n_documents;
+    }
+
+    /// Counts a document that is gone from its source, with its rows.
+    pub(crate) fn count_removed(&self) {
         let mut counted = self.lock();
         counted.documents.gone += 1;
-        counted.documents.removed += u64::from(is_removed);
+        counted.documents.removed += 1;
     }
 }
