@@ -232,6 +232,7 @@ mod tests {
                 documents_removed: 0,
                 documents_unfinished: 0,
                 pages_unfinished: 0,
+                documents_refilled: 0,
                 documents_under_way: 1,
                 documents_counted: 10,
                 documents_in_part: 0.0,

@@ -298,6 +298,12 @@ impl Document {
         n_resumed as u64 + self.n_pages_staged.load(Ordering::Acquire)
     }
 
+    /// Has no page of the document staged: it is made from rows that are stored, and
+    /// a run that resumed inside it could not tell by whom its pages were made.
+    pub(crate) fn stage_no_pages(&self) {
+        self.has_loose_pages.store(true, Ordering::SeqCst);
+    }
+
     /// Whether an earlier run has staged what `node` makes as page `page`.
     pub(crate) fn has_page(&self, node: &str, page: u32) -> bool {
         let resumed = self.arrival.resumed.as_ref();

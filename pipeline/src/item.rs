@@ -41,6 +41,14 @@ impl Item {
         }
     }
 
+    /// An item of this key, without fields.
+    pub(crate) fn with_key(origin: Arc<Origin>, key: Key) -> Self {
+        Self {
+            key,
+            ..Self::new(origin)
+        }
+    }
+
     /// A document whose bytes are in memory.
     pub fn of_document(
         uri: impl Into<Arc<str>>,

@@ -324,7 +324,8 @@ pub use run::{
 };
 pub use secrets::Secrets;
 pub use sink::{
-    Delivery, Ended, Inventory, Sink, SinkConfig, SinkInput, SinkPlace, StagedRows, StoredDocument,
+    Delivery, Ended, FoundRow, Inventory, RowReader, RowValues, Sink, SinkConfig, SinkInput,
+    SinkPlace, StagedRows, StoredDocument,
 };
 pub use source::{Source, SourceConfig};
 pub use source_outlet::{FeedAgain, Idle, KnownDocument, Provenance, SourceOutlet};

@@ -160,6 +160,11 @@ impl Settings {
         }
     }
 
+    /// Whether it is a closure, of which the declared fields do not say all.
+    pub(crate) fn is_closure(&self) -> bool {
+        matches!(self, Self::Stage(config) if config.is_closure())
+    }
+
     /// The settings that rows depend on, as text.
     pub(crate) fn row_settings(&self) -> String {
         match self {
@@ -242,6 +247,10 @@ pub(crate) trait AnyStage: Send + Sync {
     fn workers(&self) -> usize;
     fn row_settings(&self) -> String;
     fn revision(&self, resources: &Resources) -> String;
+    /// Whether it may give items other keys, and change fields that it does not name.
+    fn is_closure(&self) -> bool {
+        false
+    }
     fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError>;
 }
 

@@ -27,6 +27,8 @@ pub struct Snapshot {
     pub documents_unfinished: u64,
     /// Pages of these documents that are durable: the next run makes the others.
     pub pages_unfinished: u64,
+    /// Documents that were made from rows that are stored, not from their source.
+    pub documents_refilled: u64,
     /// Documents that have items in the graph now.
     pub documents_under_way: u64,
     /// Documents whose pages are counted: those that have ended, and those under
@@ -227,6 +229,10 @@ impl Report {
             ),
             (totals.documents_removed, "documents removed"),
             (
+                totals.documents_refilled,
+                "documents made from stored rows, not from their source",
+            ),
+            (
                 totals.pages_resumed,
                 "pages stored by an earlier run that was stopped",
             ),
@@ -398,6 +404,7 @@ mod tests {
             documents_removed: 0,
             documents_unfinished: 0,
             pages_unfinished: 0,
+            documents_refilled: 0,
             documents_under_way: 0,
             documents_counted: 5,
             documents_in_part: 0.0,

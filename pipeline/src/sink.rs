@@ -11,10 +11,11 @@ use crate::document::{Ack, Document};
 use crate::error::{FieldError, StageError};
 use crate::fields::{FieldSet, Fields};
 use crate::item::Item;
-use crate::key::DocumentId;
+use crate::key::{DocumentId, Key};
 use crate::ledger::Stager;
 use crate::metrics::SinkMeter;
 use crate::resources::Resources;
+use crate::value::Value;
 
 /// An item that reached a sink, with the promise that is kept by storing it.
 #[derive(Debug)]
@@ -152,6 +153,13 @@ pub trait Sink: Send {
         Box::pin(async { Ok(Inventory::Unknown) })
     }
 
+    /// What reads rows of this pipeline back, asked for once after `inventory`. A
+    /// document whose content is the same need not be made from its source where only
+    /// later stages have changed: its rows are sent on from the last stage that has not.
+    fn row_reader(&self) -> Option<Arc<dyn RowReader>> {
+        None
+    }
+
     /// Names the place of the rows and their version, after each commit. `None`
     /// when somebody else has written between this sink's commits, so that the
     /// next run reads the inventory.
@@ -221,6 +229,48 @@ pub trait Sink: Send {
     /// # Errors
     /// As [`Sink::store`].
     fn finish(&mut self) -> BoxFuture<'_, Result<(), StageError>>;
+}
+
+/// Reads the rows that a sink has stored.
+pub trait RowReader: Send + Sync {
+    /// The rows of the document that this pipeline has stored, all of them; `None` if
+    /// not every one of `fields` can be read from them.
+    ///
+    /// # Errors
+    /// A table that cannot be read.
+    fn find<'a>(
+        &'a self,
+        document: DocumentId,
+        fields: &'a FieldSet,
+    ) -> BoxFuture<'a, Result<Option<Vec<FoundRow>>, StageError>>;
+
+    /// The values of `fields` in these rows of one document, in the order of `rows`. A
+    /// row without a value for a field leaves it out. Values are those that were
+    /// stored; only vectors may have come to have fewer bits.
+    ///
+    /// # Errors
+    /// A table that cannot be read, or rows that are gone.
+    fn read<'a>(
+        &'a self,
+        rows: &'a [FoundRow],
+        fields: &'a FieldSet,
+    ) -> BoxFuture<'a, Result<Vec<RowValues>, StageError>>;
+}
+
+/// The values of a row, by the names of the fields.
+pub type RowValues = Vec<(String, Value)>;
+
+/// A row that a [`RowReader`] has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundRow {
+    /// Key of the item that was stored.
+    pub key: Key,
+    /// Hash of the bytes that the row was made from.
+    pub content_hash: String,
+    /// Hash of the configuration that made it.
+    pub fingerprint: String,
+    /// Where the reader finds it.
+    pub place: u64,
 }
 
 /// Where the rows of a sink are.

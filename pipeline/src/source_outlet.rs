@@ -13,7 +13,7 @@ use crate::ledger::Wanted;
 use crate::metrics::{NodeMetrics, Spent, add_one};
 use crate::prune::Prune;
 use crate::retry::OnError;
-use crate::run::{Shared, Survey, Surveyed};
+use crate::run::{Refill, Shared, Survey, Surveyed};
 use crate::trace::Lane;
 
 /// Where a source puts the documents that it found. Clones send to the same place.
@@ -26,6 +26,8 @@ pub struct SourceOutlet {
     pub(crate) lane: Lane,
     /// What a dry run counts in the place of sending.
     pub(crate) survey: Option<Arc<Survey>>,
+    /// Makes documents from rows that are stored, where there are such rows.
+    pub(crate) refill: Option<Arc<Refill>>,
 }
 
 /// A document on its way into the edges. One whose sending fails, or is given
@@ -122,6 +124,12 @@ impl SourceOutlet {
             return Ok(());
         }
         let resumed = progress.resume(&origin, &wanted)?;
+        let rows = match &self.refill {
+            Some(refill) if resumed.is_none() => {
+                Box::pin(refill.find(progress, &origin, &wanted)).await?
+            }
+            _ => None,
+        };
         let partial = wanted.partial().cloned();
         if let Some(survey) = &self.survey {
             let standing = progress.standing(&origin)?;
@@ -156,8 +164,15 @@ impl SourceOutlet {
             token: token.clone(),
             is_sent: false,
         };
-        item.token = Some(token);
-        self.route(item).await?;
+        if let (Some(rows), Some(refill)) = (rows, &self.refill) {
+            let origin = Arc::clone(item.origin());
+            drop(item);
+            NodeMetrics::count(&self.metrics.items_out, 1);
+            Box::pin(refill.send(self, rows, &origin, token)).await?;
+        } else {
+            item.token = Some(token);
+            self.route(item).await?;
+        }
         sending.is_sent = true;
         Ok(())
     }
@@ -222,7 +237,7 @@ impl SourceOutlet {
         Ok(())
     }
 
-    fn waited(&self, time: Duration) {
+    pub(crate) fn waited(&self, time: Duration) {
         self.metrics.spend(Spent::Blocked, time);
         self.lane.wait("blocked", time);
     }

@@ -172,6 +172,10 @@ pub trait StageConfig: DeserializeOwned + Debug + Send + Sync + 'static {
     const PATHS: &'static [&'static str] = &[];
 
     /// What the graph check carries along the edges.
+    ///
+    /// Rows that are stored are taken for the items of earlier stages by what this
+    /// says: a stage that is one to one sends each item once, under its key, and
+    /// changes no field but those that it adds or drops.
     fn fields(&self) -> Fields;
 
     /// How the kind wants its items batched where the file does not say: one

@@ -295,6 +295,9 @@ impl AnyStage for StageFn {
     fn workers(&self) -> usize {
         1
     }
+    fn is_closure(&self) -> bool {
+        true
+    }
     fn row_settings(&self) -> String {
         String::new() // A closure is identified by its version, which it may lack.
     }

@@ -1,6 +1,7 @@
 //! The checked graph: who reads whom, and which fields travel along each edge.
 
 mod check;
+mod recipe;
 mod routes;
 mod structure;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use crate::source::Source;
 use crate::stage::Stage;
 
 pub(crate) use check::check;
+pub(crate) use recipe::{Recipe, RefillPoint};
 
 /// A pipeline whose graph is sound. Its nodes stand in the order in which data
 /// flows: every node after those that it reads.
@@ -189,6 +191,10 @@ pub struct Pipeline {
     pub(crate) ledger: Option<PathBuf>,
     /// In the order of the nodes.
     pub(crate) sinks: Vec<SinkKey>,
+    /// What the rows of each sink are, in the same order.
+    pub(crate) recipes: Vec<Recipe>,
+    /// The stages behind which rows can be sent on, the last one first.
+    pub(crate) refill_points: Vec<RefillPoint>,
     /// Whether a run can resume inside a document.
     pub(crate) can_stage: bool,
     pub(crate) options: RunOptions,
@@ -377,6 +383,8 @@ impl Graph {
             on_dead_letter: None,
             ledger: self.ledger.clone(),
             sinks: self.keys_of(&hashes),
+            recipes: self.recipes(&hashes),
+            refill_points: self.refill_points(&hashes),
             // An item made of many is of no page that could be told done.
             can_stage: !self
                 .nodes

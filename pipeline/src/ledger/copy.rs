@@ -89,6 +89,7 @@ mod tests {
                     content_hash: "abc".into(),
                     fingerprint: "f".into(),
                     n_rows: 3,
+                    is_whole: true,
                 },
             )]),
             n_dead: 0,

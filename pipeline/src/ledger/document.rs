@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::graph::SinkKey;
 use crate::key::DocumentId;
 
@@ -35,6 +37,9 @@ pub struct StoredIn {
     pub fingerprint: String,
     /// Number of rows, which may be 0.
     pub n_rows: u64,
+    /// Whether every item that was made for the sink became a row: none was set
+    /// aside. Not known of rows that only the sink tells of.
+    pub is_whole: bool,
 }
 
 impl LedgerDocument {
@@ -68,15 +73,21 @@ pub(super) fn short_key(identity: &str) -> String {
     blake3::hash(identity.as_bytes()).to_hex()[..12].to_owned()
 }
 
-/// What one sink holds of a document: fingerprint, number of rows, and the hash of
-/// the content where it is not the document's.
-type StoredJson = (String, u64, Option<String>);
+/// What one sink holds of a document: fingerprint, number of rows, the hash of the
+/// content where it is not the document's, and whether the rows are whole.
+#[derive(Serialize, Deserialize)]
+struct StoredJson(String, u64, Option<String>, #[serde(default)] bool);
 
 pub(super) fn stored_to_json(document: &LedgerDocument) -> String {
     let stored = document.stored.iter().map(|(identity, stored)| {
         let is_other = stored.content_hash != document.content_hash;
         let other = is_other.then(|| stored.content_hash.clone());
-        let value: StoredJson = (stored.fingerprint.clone(), stored.n_rows, other);
+        let value = StoredJson(
+            stored.fingerprint.clone(),
+            stored.n_rows,
+            other,
+            stored.is_whole,
+        );
         (short_key(identity), value)
     });
     let stored: BTreeMap<String, StoredJson> = stored.collect();
@@ -92,11 +103,12 @@ pub(super) fn stored_from_json(
     let stored: BTreeMap<String, StoredJson> = serde_json::from_str(text).unwrap_or_default();
     let known = stored
         .into_iter()
-        .filter_map(|(key, (fingerprint, n_rows, other))| {
+        .filter_map(|(key, StoredJson(fingerprint, n_rows, other, is_whole))| {
             let stored = StoredIn {
                 content_hash: other.unwrap_or_else(|| content_hash.to_owned()),
                 fingerprint,
                 n_rows,
+                is_whole,
             };
             Some((identities.get(&key)?.clone(), stored))
         });

@@ -29,6 +29,8 @@ pub(super) const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS pages (
         id BLOB NOT NULL, node TEXT NOT NULL, page INTEGER NOT NULL,
         PRIMARY KEY (id, node, page)) WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS recipes (
+        fingerprint TEXT PRIMARY KEY, recipe TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE IF NOT EXISTS rates (
         key TEXT PRIMARY KEY, n_items INTEGER NOT NULL, seconds REAL NOT NULL);
 ";

@@ -1,14 +1,14 @@
 //! Answers what a run asks of its ledger, and records what the run did.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::resume::Resumable;
 use super::{Ledger, LedgerDocument, Stager, StoredIn};
 use crate::document::{Document, Partial};
 use crate::error::StageError;
-use crate::graph::SinkKey;
+use crate::graph::{Recipe, SinkKey};
 use crate::key::{DocumentId, Origin};
 use crate::source_outlet::KnownDocument;
 
@@ -70,6 +70,8 @@ pub(crate) struct Progress {
     pub(super) can_stage: bool,
     pub(super) resumable: Mutex<HashMap<DocumentId, Resumable>>,
     pending: Mutex<Pending>,
+    /// Whether the recipes of this run's sinks were found not to hold.
+    has_no_recipes: AtomicBool,
     /// Pages that were not made again because an earlier run had staged them.
     pub(crate) n_pages_resumed: AtomicU64,
     /// Dead letters of documents that were passed over.
@@ -95,9 +97,15 @@ impl Progress {
             can_stage: can_stage && is_locked,
             resumable: Mutex::default(),
             pending: Mutex::default(),
+            has_no_recipes: AtomicBool::new(false),
             n_pages_resumed: AtomicU64::new(0),
             n_dead_before: AtomicU64::new(0),
         })
+    }
+
+    /// The sinks of the pipeline, in order.
+    pub(crate) fn sinks(&self) -> &[SinkKey] {
+        &self.sinks
     }
 
     pub(super) fn ledger(&self) -> Option<&Ledger> {
@@ -284,6 +292,7 @@ impl Progress {
     fn record_of(&self, document: &Document) -> LedgerDocument {
         let (origin, arrival) = (document.origin(), document.arrival());
         let content_hash = origin.content_hash.to_string();
+        let n_dead = document.n_dead() + arrival.n_dead_kept;
         let rows = document.rows();
         let sinks = self.sinks.iter().enumerate();
         let wanted = sinks.filter(|(place, _)| document.is_wanted_by(*place));
@@ -292,6 +301,7 @@ impl Progress {
                 content_hash: content_hash.clone(),
                 fingerprint: sink.fingerprint.clone(),
                 n_rows: rows.get(&place).copied().unwrap_or(0),
+                is_whole: n_dead == 0,
             };
             (sink.identity.clone(), stored)
         });
@@ -307,7 +317,7 @@ impl Progress {
             content_hash,
             is_undone: false,
             stored,
-            n_dead: document.n_dead() + arrival.n_dead_kept,
+            n_dead,
         }
     }
 
@@ -345,6 +355,64 @@ impl Progress {
     /// How many documents wait to be written.
     pub(crate) fn n_pending(&self) -> usize {
         self.pending().outcomes.len()
+    }
+
+    // Rows that are read back.
+
+    /// The recipes of all fingerprints that are known; see [`Recipe`]. Those of this
+    /// run's sinks are `own`, unless a run has found that they do not hold.
+    pub(crate) fn recipes(&self, own: &[Recipe]) -> Result<HashMap<String, Recipe>, StageError> {
+        let Some(ledger) = &self.ledger else {
+            return Ok(HashMap::new());
+        };
+        let mut recipes = ledger.store.recipes()?;
+        let own = self.sinks.iter().zip(own);
+        let new: Vec<(&SinkKey, &Recipe)> = own
+            .filter(|(sink, _)| !recipes.contains_key(&sink.fingerprint))
+            .collect();
+        if !new.is_empty() {
+            ledger.store.change(|to| {
+                let mut new = new.iter();
+                new.try_for_each(|(sink, recipe)| to.set_recipe(&sink.fingerprint, recipe))
+            })?;
+        }
+        for (sink, recipe) in new {
+            recipes.insert(sink.fingerprint.clone(), recipe.clone());
+        }
+        Ok(recipes)
+    }
+
+    /// A stage has begun a document of its own: what the rows of this run's sinks
+    /// were made from is not known by their document any more.
+    pub(crate) fn forget_recipes(&self) -> Result<(), StageError> {
+        let Some(ledger) = &self.ledger else {
+            return Ok(());
+        };
+        if self.has_no_recipes.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        ledger.store.change(|to| {
+            let mut sinks = self.sinks.iter();
+            sinks.try_for_each(|sink| to.set_recipe(&sink.fingerprint, &Recipe::unknown()))
+        })
+    }
+
+    /// What each sink holds of this content as a whole, by the place of the sink.
+    pub(crate) fn whole(&self, origin: &Origin) -> Result<Vec<(usize, StoredIn)>, StageError> {
+        let known = self.record(origin.id)?.map(|(_, known)| known);
+        let Some(known) = known.filter(|known| !known.is_undone) else {
+            return Ok(Vec::new());
+        };
+        let content_hash = origin.content_hash.to_string();
+        let is_whole = |stored: &&StoredIn| {
+            stored.is_whole && stored.n_rows > 0 && stored.content_hash == content_hash
+        };
+        let sinks = self.sinks.iter().enumerate();
+        let whole = sinks.filter_map(|(place, sink)| {
+            let stored = known.stored.get(&sink.identity).filter(is_whole)?;
+            Some((place, stored.clone()))
+        });
+        Ok(whole.collect())
     }
 
     // What happens before the sources start.

@@ -157,18 +157,20 @@ fn believed(before: Option<&StoredIn>, held: &StoredDocument, n_dead: u64) -> Op
         content_hash: held.content_hash.clone(),
         fingerprint: held.fingerprint.clone(),
         n_rows: held.n_rows,
+        is_whole: false,
     };
     let Some(before) = before else {
         return Some(now);
     };
+    let is_same_version =
+        before.content_hash == now.content_hash && before.fingerprint == now.fingerprint;
+    now.is_whole = before.is_whole && is_same_version && before.n_rows == now.n_rows;
     // Nothing could be made of its present content, so the sink kept the rows
     // of an earlier one.
     let keeps_older = before.n_rows == 0 && n_dead > 0;
     if *before == now || keeps_older {
         return None;
     }
-    let is_same_version =
-        before.content_hash == now.content_hash && before.fingerprint == now.fingerprint;
     if is_same_version {
         // Somebody else has removed or added rows.
         now.fingerprint.clear();

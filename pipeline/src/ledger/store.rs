@@ -1,6 +1,6 @@
 //! Reads and changes the ledger's tables.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,6 +10,7 @@ use super::copy::copy_into_memory;
 use super::document::{LedgerDocument, short_key, stored_from_json, stored_to_json};
 use super::file::{self, TABLES, VERSION, cannot, is_damage};
 use crate::error::StageError;
+use crate::graph::Recipe;
 use crate::key::DocumentId;
 
 /// Rows of an unfinished document, as a sink staged them.
@@ -155,6 +156,21 @@ impl Store {
             mark.optional()
         });
         mark.map(Option::flatten)
+    }
+
+    /// What the rows of each fingerprint are.
+    pub(super) fn recipes(&self) -> Result<HashMap<String, Recipe>, StageError> {
+        let found: Vec<(String, String)> = self.read(|connection| {
+            let mut query = connection.prepare("SELECT fingerprint, recipe FROM recipes")?;
+            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            rows.collect()
+        })?;
+        // One of another build is of no use.
+        let recipes = found.into_iter().filter_map(|(fingerprint, text)| {
+            let recipe: Recipe = serde_json::from_str(&text).ok()?;
+            recipe.is_current().then_some((fingerprint, recipe))
+        });
+        Ok(recipes.collect())
     }
 
     /// What is staged, in the order of staging.
@@ -303,6 +319,14 @@ impl Changes<'_> {
         Ok(())
     }
 
+    pub(super) fn set_recipe(&self, fingerprint: &str, recipe: &Recipe) -> rusqlite::Result<()> {
+        let text = serde_json::to_string(recipe).unwrap_or_default();
+        self.0
+            .prepare_cached("INSERT OR REPLACE INTO recipes (fingerprint, recipe) VALUES (?1, ?2)")?
+            .execute([fingerprint, &text])?;
+        Ok(())
+    }
+
     pub(super) fn set_mark(&self, sink: &str, mark: Option<&str>) -> rusqlite::Result<()> {
         self.0
             .prepare_cached(
@@ -400,6 +424,7 @@ mod tests {
             content_hash: content_hash.into(),
             fingerprint: "f".into(),
             n_rows,
+            is_whole: n_rows > 0,
         }
     }
 
@@ -420,6 +445,18 @@ mod tests {
         let read = store.document(DocumentId::of("a.pdf")).expect("read");
         assert_eq!(read, Some(document("a.pdf")));
         assert_eq!(store.document(DocumentId::of("b")).expect("read"), None);
+    }
+
+    #[test]
+    fn what_an_older_build_noted_of_a_sink_is_not_known_to_be_whole() {
+        let identities = BTreeMap::from([(short_key("table"), "table".to_owned())]);
+        let text = format!(r#"{{"{}":["f",3,null]}}"#, short_key("table"));
+        let read = stored_from_json(&text, "abc", &identities);
+        let expected = StoredIn {
+            is_whole: false,
+            ..stored("abc", 3)
+        };
+        assert_eq!(read, BTreeMap::from([("table".to_owned(), expected)]));
     }
 
     #[test]

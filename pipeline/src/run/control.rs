@@ -90,6 +90,7 @@ impl Watched {
             documents_removed: read(&metrics.documents_removed),
             documents_unfinished: read(&metrics.documents_unfinished),
             pages_unfinished: read(&metrics.pages_unfinished),
+            documents_refilled: self.shared.refilled.n_documents(),
             documents_under_way: self.shared.tracker.n_moving(),
             documents_counted: pages.n_documents,
             documents_in_part: pages.documents_in_part,

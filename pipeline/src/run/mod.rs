@@ -3,6 +3,7 @@
 mod control;
 mod dry_run;
 mod port;
+mod refill;
 mod sink;
 mod start;
 mod unfinished;
@@ -18,6 +19,8 @@ mod faults;
 mod page_counts;
 #[cfg(test)]
 mod random_graphs;
+#[cfg(test)]
+mod refilling;
 #[cfg(test)]
 mod resuming;
 #[cfg(test)]
@@ -61,6 +64,8 @@ pub use control::RunControl;
 use control::{CancelOnDrop, Watched, WatchedNode};
 pub use dry_run::{DocumentForecast, Forecast, NodeForecast};
 pub(crate) use dry_run::{Survey, Surveyed};
+pub(crate) use refill::Refill;
+use refill::Refilled;
 use start::Start;
 use unfinished::Unfinished;
 
@@ -86,6 +91,8 @@ pub(crate) struct Shared {
     /// The sinks that are told when a document has ended.
     sinks: RwLock<Vec<Mailbox>>,
     failure: Mutex<Option<Failure>>,
+    /// Documents that were made from stored rows.
+    refilled: Refilled,
     /// Told when the sinks are open and the sources run.
     started: Arc<watch::Sender<bool>>,
 }
@@ -302,6 +309,7 @@ impl Pipeline {
             shared.fail("ledger", error);
         }
 
+        shared.refilled.log();
         let stopped = match (shared.stop.is_cancelled(), shared.stop.is_draining()) {
             (true, _) => StopReason::Cancelled,
             (false, true) => StopReason::Drained,
@@ -356,6 +364,7 @@ impl Pipeline {
             only: self.options.documents(),
             sinks: RwLock::default(),
             failure: Mutex::default(),
+            refilled: Refilled::default(),
             started: Arc::clone(&control.started),
         })
     }

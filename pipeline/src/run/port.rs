@@ -131,7 +131,12 @@ impl Port {
             token.document().stall_as_a_whole();
             Some(token)
         });
-        let mut token = token.unwrap_or_else(|| tracker.begin(item.origin()));
+        let mut token = token.unwrap_or_else(|| {
+            if let Err(error) = self.shared.progress.forget_recipes() {
+                self.shared.fail(&self.node, error);
+            }
+            tracker.begin(item.origin())
+        });
         if token.is_of_page() {
             token.check_page(key.page);
         } else if let (Some(page), Some(counts)) = (key.page, self.page_counts) {

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::control::{CancelOnDrop, WatchedNode};
+use super::refill::{Refill, Tap};
 use super::sink::without_panic;
 use super::{Shared, sink, unfinished, worker};
 use crate::document::Event;
 use crate::edge::{Budget, EdgeSender, Inbox, Mailbox, Message, inbox};
 use crate::error::StageError;
-use crate::graph::{Node, Pipeline, Work};
+use crate::graph::{Node, Pipeline, Recipe, RefillPoint, Work};
 use crate::key::DocumentId;
 use crate::metrics::{NodeMetrics, Role, SinkMeter, Spent, add_one};
 use crate::sink::{Ended, SinkInput};
@@ -26,6 +27,8 @@ pub(super) struct Start {
     pipeline: String,
     /// What each sink learns.
     inputs: Vec<SinkInput>,
+    recipes: Vec<Recipe>,
+    refill_points: Vec<RefillPoint>,
     nodes: Vec<Node>,
     shared: Arc<Shared>,
     metrics: Vec<Arc<NodeMetrics>>,
@@ -78,6 +81,8 @@ impl Start {
         Self {
             pipeline: pipeline.name,
             inputs,
+            recipes: pipeline.recipes,
+            refill_points: pipeline.refill_points,
             nodes,
             shared,
             metrics,
@@ -91,12 +96,21 @@ impl Start {
         let Self {
             pipeline,
             inputs,
+            recipes,
+            refill_points,
             nodes,
             shared,
             metrics,
             inboxes,
             edges,
         } = self;
+        let refill = Refill::new(&shared, &recipes, refill_points, |place| Tap {
+            node: Arc::clone(&nodes[place].name),
+            key: Arc::clone(&nodes[place].key),
+            on_error: nodes[place].on_error,
+            edges: edges[place].clone(),
+            metrics: Arc::clone(&metrics[place]),
+        });
         let (mut sources, mut runners, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         let trace = shared.options.trace.clone();
         let nodes = nodes.into_iter().zip(metrics).zip(inboxes).zip(edges);
@@ -112,6 +126,7 @@ impl Start {
                         metrics,
                         lane: Lane::new(trace.as_ref(), &pipeline, &name),
                         survey: None,
+                        refill: None,
                     };
                     sources.push((source, outlet));
                 }
@@ -168,6 +183,7 @@ impl Start {
             sources,
             runners,
             threads,
+            refill,
         }
     }
 
@@ -179,9 +195,10 @@ impl Start {
             .map(|node| Arc::clone(&node.key))
             .collect();
         let Split {
-            sources,
+            mut sources,
             mut runners,
             threads,
+            refill,
         } = self.split();
         // The stages start meanwhile: models are loaded while tables are opened.
         let opened = open_sinks(&mut runners, &keys, &shared).await;
@@ -189,6 +206,13 @@ impl Start {
         if let Err((node, error)) = opened {
             shared.fail(&node, error);
         }
+        let readers = runners.iter().map(|runner| runner.sink.row_reader());
+        let refill = refill.filter(|_| has_opened);
+        let refill = refill.and_then(|refill| refill.with_readers(readers.collect()));
+        for (_, outlet) in &mut sources {
+            outlet.refill.clone_from(&refill);
+        }
+        drop(refill); // It holds edges, which end with the sources.
         let (mut names, mut source_tasks, mut sink_tasks) =
             (HashMap::new(), JoinSet::new(), JoinSet::new());
         for runner in runners {
@@ -225,6 +249,7 @@ struct Split {
     sources: Vec<(Box<dyn Source>, SourceOutlet)>,
     runners: Vec<sink::SinkRunner>,
     threads: Vec<JoinHandle<()>>,
+    refill: Option<Refill>,
 }
 
 /// Starts a worker on a thread of its own.

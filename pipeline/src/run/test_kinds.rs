@@ -92,6 +92,8 @@ pub(super) fn registry() -> Registry {
         .stage::<stages::PagesConfig>()
         .stage::<stages::MarkConfig>()
         .stage::<stages::BookConfig>()
+        .stage::<stages::SplitConfig>()
+        .stage::<stages::AttachConfig>()
         .sink::<table::TableConfig>()
 }
 

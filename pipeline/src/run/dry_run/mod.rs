@@ -113,6 +113,8 @@ async fn list(
             metrics: Arc::<NodeMetrics>::default(),
             lane: Lane::default(),
             survey: Some(Arc::clone(survey)),
+            // It counts what a run would make if no row could be read back.
+            refill: None,
         };
         let task = run_source(source, outlet, Arc::clone(shared));
         names.insert(tasks.spawn(task).id(), node);

@@ -312,6 +312,74 @@ impl Stage for Mark {
     }
 }
 
+/// Cuts each item into parts.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SplitConfig {
+    parts: u32,
+}
+
+impl StageConfig for SplitConfig {
+    const KIND: &'static str = "split";
+    const ABOUT: &'static str = "cuts items into parts";
+    const EXAMPLE: &'static str = "parts = 2";
+    fn fields(&self) -> Fields {
+        Fields::reads([Field::TEXT])
+            .replaces([Field::TEXT])
+            .one_to_many()
+    }
+    fn build(&self, _: &Resources) -> Result<Box<dyn Stage>, FieldError> {
+        Ok(Box::new(Split { parts: self.parts }))
+    }
+}
+
+struct Split {
+    parts: u32,
+}
+
+impl Stage for Split {
+    fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
+        for item in batch {
+            let text = item.text().unwrap_or_default().to_owned();
+            for part in 1..=self.parts {
+                let text = format!("{text} part {part} of {}", self.parts);
+                outlet.send(item.clone().with_part(part).with("text", text))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sends each item on, and a document of its own with it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AttachConfig {}
+
+impl StageConfig for AttachConfig {
+    const KIND: &'static str = "attach";
+    const ABOUT: &'static str = "sends documents of its own";
+    const EXAMPLE: &'static str = "";
+    fn fields(&self) -> Fields {
+        Fields::reads([Field::TEXT]).one_to_many()
+    }
+    fn build(&self, _: &Resources) -> Result<Box<dyn Stage>, FieldError> {
+        Ok(Box::new(Attach {}))
+    }
+}
+
+struct Attach {}
+
+impl Stage for Attach {
+    fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
+        for item in batch {
+            let attached = format!("{}-attached", item.origin().uri);
+            outlet.send(Item::of_text(attached, "version 0"))?;
+            outlet.send(item)?;
+        }
+        Ok(())
+    }
+}
+
 /// Binds all pages of a document into one item.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

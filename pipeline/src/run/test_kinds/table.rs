@@ -13,8 +13,9 @@ use serde::Deserialize;
 use super::stages::world;
 use super::{World, lock};
 use crate::{
-    Ack, Delivery, DocumentId, Ended, FieldError, Inventory, Item, Resources, Sink, SinkConfig,
-    SinkInput, SinkPlace, StageError, StagedRows, Stager, StoredDocument,
+    Ack, Delivery, DocumentId, Ended, FieldError, FieldSet, FoundRow, Inventory, Item, Key,
+    Resources, RowReader, RowValues, Sink, SinkConfig, SinkInput, SinkPlace, StageError,
+    StagedRows, Stager, StoredDocument,
 };
 
 /// The tables, by name: what a crash leaves behind. Clones are the same tables.
@@ -27,7 +28,7 @@ pub(crate) struct Table {
     version: u64,
     documents: BTreeMap<DocumentId, Rows>,
     /// Rows in no version of the table, by their number.
-    staged: BTreeMap<u64, Vec<String>>,
+    staged: BTreeMap<u64, Vec<Row>>,
     n_staged: u64,
     /// Whether the next commit cannot be done.
     pub(crate) n_failures: u32,
@@ -36,7 +37,21 @@ pub(crate) struct Table {
 #[derive(Debug, Clone)]
 struct Rows {
     stored: StoredDocument,
-    rows: Vec<String>,
+    rows: Vec<Row>,
+}
+
+/// A row: what tests compare, and what it is read back from.
+#[derive(Debug, Clone)]
+struct Row {
+    text: String,
+    key: Key,
+    fields: RowValues,
+}
+
+impl Rows {
+    fn texts(&self) -> impl Iterator<Item = String> {
+        self.rows.iter().map(|row| row.text.clone())
+    }
 }
 
 impl Table {
@@ -78,8 +93,8 @@ impl Tables {
     /// All rows, in order.
     pub(crate) fn rows(&self, table: &str) -> Vec<String> {
         self.with(table, |table| {
-            let rows = table.documents.values().flat_map(|known| &known.rows);
-            let mut rows: Vec<String> = rows.cloned().collect();
+            let rows = table.documents.values().flat_map(Rows::texts);
+            let mut rows: Vec<String> = rows.collect();
             rows.sort();
             rows
         })
@@ -88,8 +103,8 @@ impl Tables {
     /// The rows of one document, in order.
     pub(crate) fn rows_of(&self, table: &str, id: DocumentId) -> Vec<String> {
         self.with(table, |table| {
-            let rows = table.documents.get(&id).map(|known| known.rows.clone());
-            let mut rows = rows.unwrap_or_default();
+            let known = table.documents.get(&id).into_iter();
+            let mut rows: Vec<String> = known.flat_map(Rows::texts).collect();
             rows.sort();
             rows
         })
@@ -128,6 +143,9 @@ pub(super) struct TableConfig {
     /// Is identified by its table, whatever its node is called.
     #[serde(default)]
     has_place: bool,
+    /// Lets documents be made from its rows.
+    #[serde(default)]
+    reads_back: bool,
 }
 
 fn two() -> usize {
@@ -151,6 +169,7 @@ impl SinkConfig for TableConfig {
             stage_every: self.stage_every,
             is_mute: self.is_mute,
             keeps_no_pages: self.keeps_no_pages,
+            reads_back: self.reads_back,
             world: world(resources),
             stager: None,
             fingerprint: String::new(),
@@ -168,6 +187,7 @@ struct TableSink {
     stage_every: usize,
     is_mute: bool,
     keeps_no_pages: bool,
+    reads_back: bool,
     world: Arc<World>,
     stager: Option<Stager>,
     fingerprint: String,
@@ -189,14 +209,68 @@ struct Coming {
 }
 
 /// A row: the item's label, its text, and the marks that stages left.
-fn row(item: &Item) -> String {
+fn row(item: &Item) -> Row {
     let marks = item
         .fields()
         .filter_map(|(name, _)| name.strip_prefix("m_"));
     let mut marks: Vec<&str> = marks.collect();
     marks.sort_unstable();
     let text = item.text().unwrap_or_default();
-    format!("{} {text} {}", item.label(), marks.concat())
+    let fields = item.fields();
+    Row {
+        text: format!("{} {text} {}", item.label(), marks.concat()),
+        key: item.key(),
+        fields: fields
+            .map(|(name, value)| (name.to_owned(), value.clone()))
+            .collect(),
+    }
+}
+
+/// Reads rows of a table back.
+struct Reader {
+    table: String,
+    world: Arc<World>,
+}
+
+impl RowReader for Reader {
+    fn find<'a>(
+        &'a self,
+        document: DocumentId,
+        _: &'a FieldSet,
+    ) -> BoxFuture<'a, Result<Option<Vec<FoundRow>>, StageError>> {
+        let found = self.world.tables.with(&self.table, |table| {
+            let known = table.documents.get(&document).into_iter();
+            let rows = known.flat_map(|known| {
+                known.rows.iter().zip(0..).map(|(row, place)| FoundRow {
+                    key: row.key,
+                    content_hash: known.stored.content_hash.clone(),
+                    fingerprint: known.stored.fingerprint.clone(),
+                    place,
+                })
+            });
+            rows.collect()
+        });
+        Box::pin(async { Ok(Some(found)) })
+    }
+
+    fn read<'a>(
+        &'a self,
+        rows: &'a [FoundRow],
+        fields: &'a FieldSet,
+    ) -> BoxFuture<'a, Result<Vec<RowValues>, StageError>> {
+        let read = self.world.tables.with(&self.table, |table| {
+            let values = rows.iter().filter_map(|found| {
+                let known = table.documents.get(&found.key.document)?;
+                let row = known.rows.iter().find(|row| row.key == found.key)?;
+                let values = row.fields.iter();
+                let values = values.filter(|(name, _)| fields.get(name).is_some());
+                Some(values.cloned().collect())
+            });
+            values.collect()
+        });
+        let crossed = self.world.faults.cross("table: read back");
+        Box::pin(async { crossed.map(|()| read) })
+    }
 }
 
 impl TableSink {
@@ -213,7 +287,7 @@ impl TableSink {
                 coming.held.extend(whole);
                 continue;
             }
-            let rows: Vec<String> = whole.iter().map(|delivery| row(&delivery.item)).collect();
+            let rows: Vec<Row> = whole.iter().map(|delivery| row(&delivery.item)).collect();
             let mut acks: Vec<Ack> = whole.into_iter().map(|delivery| delivery.ack).collect();
             self.world.faults.cross("table: before staging")?;
             let number = self.world.tables.with(&self.table, |table| {
@@ -250,7 +324,7 @@ impl TableSink {
                 let adopted = adopted.filter(|_| ended.document.is_resumed());
                 let numbers = adopted.into_iter().flatten().chain(&coming.staged);
                 let staged = numbers.filter_map(|number| table.staged.remove(number));
-                let mut rows: Vec<String> = staged.flatten().collect();
+                let mut rows: Vec<Row> = staged.flatten().collect();
                 rows.extend(coming.held.iter().map(|delivery| row(&delivery.item)));
                 if rows.is_empty() {
                     table.documents.remove(&origin.id);
@@ -339,6 +413,16 @@ impl Sink for TableSink {
         mark: Option<&'a str>,
     ) -> BoxFuture<'a, Result<Inventory, StageError>> {
         self.inventory(mark)
+    }
+
+    fn row_reader(&self) -> Option<Arc<dyn RowReader>> {
+        let reader = || -> Arc<dyn RowReader> {
+            Arc::new(Reader {
+                table: self.table.clone(),
+                world: Arc::clone(&self.world),
+            })
+        };
+        self.reads_back.then(reader)
     }
 
     fn mark(&self) -> Option<String> {
