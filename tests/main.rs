@@ -17,6 +17,7 @@ mod identity;
 mod kill_matrix;
 mod kills;
 mod questions;
+mod refills;
 mod support;
 mod visual;
 mod watching;

@@ -2,6 +2,7 @@
 //! and the files of Parquet have in common.
 
 mod rows;
+mod values;
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema};
 use pagemill_pipeline::{FieldSet, FieldType, Item, StageError, Value, VectorData, Vectors};
 
 pub(crate) use self::rows::{Totals, batch};
+pub(crate) use self::values::value;
 
 use crate::row::{
     CONTENT_HASH, DOCUMENT, DOCUMENT_ID, FINGERPRINT, MEDIA_TYPE, PAGE, PART, PIPELINE, SOURCE,
@@ -127,7 +129,7 @@ fn first<'a>(name: &str, items: &'a [Item]) -> Option<&'a Vectors> {
     })
 }
 
-fn is_vector(ty: FieldType) -> bool {
+pub(crate) fn is_vector(ty: FieldType) -> bool {
     matches!(ty, FieldType::Vector | FieldType::MultiVector)
 }
 
@@ -177,7 +179,7 @@ fn word_item() -> Arc<Field> {
 }
 
 /// Whether values of this field type can be written to a column of type `found`.
-fn fits(ty: FieldType, found: &DataType) -> bool {
+pub(crate) fn fits(ty: FieldType, found: &DataType) -> bool {
     match (ty, found) {
         (FieldType::Vector, DataType::FixedSizeList(item, _)) => is_number(item.data_type()),
         (FieldType::MultiVector, DataType::List(item)) => match item.data_type() {

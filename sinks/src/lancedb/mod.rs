@@ -19,6 +19,7 @@ mod config;
 mod index;
 mod inventory;
 mod journal;
+mod read_back;
 mod repair;
 mod rows;
 mod schema;
@@ -26,13 +27,14 @@ mod search;
 mod upkeep;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use lance::table::format::Fragment;
 use pagemill_pipeline::{
-    Delivery, Document, DocumentId, Ended, Field, FieldError, Inventory, Item, Sink, SinkInput,
-    SinkMeter, StageError, StagedRows, Stager,
+    Delivery, Document, DocumentId, Ended, Field, FieldError, Inventory, Item, RowReader, Sink,
+    SinkInput, SinkMeter, StageError, StagedRows, Stager,
 };
 
 pub use self::config::{CommitConfig, Durability, LanceDbConfig};
@@ -329,6 +331,11 @@ impl Sink for LanceDb {
             }
             table.inventory(mark).await
         })
+    }
+
+    fn row_reader(&self) -> Option<Arc<dyn RowReader>> {
+        let rows = self.opened.as_ref()?.table.rows()?;
+        Some(Arc::new(rows))
     }
 
     fn mark(&self) -> Option<String> {

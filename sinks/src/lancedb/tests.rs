@@ -12,6 +12,7 @@ use pagemill_pipeline::{FieldSet, FieldType, Value, VectorData, Vectors, Word};
 use super::*;
 
 mod faults;
+mod read_back;
 mod search;
 mod vectors;
 
