@@ -92,5 +92,8 @@ fn another_size_of_the_rendered_page_renders_every_page() {
     run(&mill, PAGES_AND_CHUNKS);
     let changed = PAGES_AND_CHUNKS.replace("long_side_px = 64", "long_side_px = 65");
     let (report, rendered) = run(&mill, &changed);
-    assert_eq!((rendered.len(), &report["documents_refilled"]), (13, &Value::from(0)));
+    assert_eq!(
+        (rendered.len(), &report["documents_refilled"]),
+        (13, &Value::from(0))
+    );
 }

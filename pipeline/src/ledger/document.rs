@@ -101,16 +101,17 @@ pub(super) fn stored_from_json(
 ) -> BTreeMap<String, StoredIn> {
     // A text that cannot be read means that nothing is known to be stored.
     let stored: BTreeMap<String, StoredJson> = serde_json::from_str(text).unwrap_or_default();
-    let known = stored
-        .into_iter()
-        .filter_map(|(key, StoredJson(fingerprint, n_rows, other, is_whole))| {
-            let stored = StoredIn {
-                content_hash: other.unwrap_or_else(|| content_hash.to_owned()),
-                fingerprint,
-                n_rows,
-                is_whole,
-            };
-            Some((identities.get(&key)?.clone(), stored))
-        });
+    let known =
+        stored
+            .into_iter()
+            .filter_map(|(key, StoredJson(fingerprint, n_rows, other, is_whole))| {
+                let stored = StoredIn {
+                    content_hash: other.unwrap_or_else(|| content_hash.to_owned()),
+                    fingerprint,
+                    n_rows,
+                    is_whole,
+                };
+                Some((identities.get(&key)?.clone(), stored))
+            });
     known.collect()
 }

@@ -19,8 +19,8 @@ use crate::key::Origin;
 use crate::ledger::{Progress, Wanted};
 use crate::metrics::NodeMetrics;
 use crate::retry::OnError;
-use crate::source_outlet::SourceOutlet;
 use crate::sink::{FoundRow, RowReader};
+use crate::source_outlet::SourceOutlet;
 
 /// So many rows are read at a time: vectors of a page are some 256 KiB.
 const ROWS_AT_ONCE: usize = 16;

@@ -88,7 +88,9 @@ impl State {
             self.documents = Some(rows_by_document(&self.dataset, pipeline).await?);
         }
         let documents = self.documents.iter();
-        let ranges = documents.flat_map(|documents| documents.get(&id)).flatten();
+        let ranges = documents
+            .filter_map(|documents| documents.get(&id))
+            .flatten();
         let places: Vec<u64> = ranges.cloned().flatten().collect();
         if places.is_empty() {
             return Ok(Vec::new());

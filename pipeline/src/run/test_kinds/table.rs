@@ -126,6 +126,10 @@ impl Tables {
 /// Stores rows in a table of the test.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each test sets the one that it is about"
+)]
 pub(super) struct TableConfig {
     table: String,
     /// Documents in a commit.
