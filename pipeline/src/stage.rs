@@ -174,8 +174,8 @@ pub trait StageConfig: DeserializeOwned + Debug + Send + Sync + 'static {
     /// What the graph check carries along the edges.
     ///
     /// Rows that are stored are taken for the items of earlier stages by what this
-    /// says: a stage that is one to one sends each item once, under its key, and
-    /// changes no field but those that it adds or drops.
+    /// says: a stage that is one to one sends each item once, under its key and before
+    /// it returns, and changes no field but those that it adds or drops.
     fn fields(&self) -> Fields;
 
     /// How the kind wants its items batched where the file does not say: one

@@ -133,6 +133,10 @@ impl GraphNode {
     pub fn cardinality(&self) -> Cardinality {
         self.fields.cardinality
     }
+    /// Whether each item that leaves it is one that reached it, under the same key.
+    fn is_one_to_one(&self) -> bool {
+        self.fields.cardinality == Cardinality::OneToOne && !self.settings.is_closure()
+    }
     /// The fields that reach it.
     pub fn input(&self) -> &FieldSet {
         &self.input
@@ -225,6 +229,8 @@ pub(crate) struct Node {
     pub(crate) inputs: Vec<usize>,
     pub(crate) routes: Vec<Route>,
     pub(crate) rule: Option<Rule>,
+    /// Whether rows are taken for its input because it sends one item for each.
+    pub(crate) is_one_to_one: bool,
     pub(crate) on_error: OnError,
     pub(crate) workers: usize,
     pub(crate) batch: BatchPolicy,
@@ -360,6 +366,7 @@ impl Graph {
                     inputs: node.inputs.clone(),
                     routes: node.routes.clone(),
                     rule: self.rule(node),
+                    is_one_to_one: node.is_one_to_one(),
                     on_error: node.on_error,
                     workers: node.workers,
                     batch: node.batch,

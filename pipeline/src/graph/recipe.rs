@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Graph, GraphNode};
 use crate::edge::{Carries, Route};
-use crate::fields::{Cardinality, Field, FieldSet, FieldType};
+use crate::fields::{Field, FieldSet, FieldType};
 use crate::metrics::Role;
 
 /// Raised when the meaning of a recipe changes: older ones are not used.
@@ -41,6 +41,18 @@ impl Recipe {
         self.version == VERSION
     }
 
+    /// What both recipes say.
+    pub(crate) fn common(&self, other: &Self) -> Self {
+        let mut common = Self::unknown();
+        for (hash, fields) in &self.nodes {
+            if let Some(others) = other.nodes.get(hash) {
+                let fields = fields.intersection(others).cloned().collect();
+                common.nodes.insert(hash.clone(), fields);
+            }
+        }
+        common
+    }
+
     /// The recipe of the sink at `place`.
     pub(super) fn new(graph: &Graph, hashes: &[String], place: usize) -> Self {
         let mut recipe = Self::unknown();
@@ -64,7 +76,7 @@ impl Recipe {
             recipe
                 .nodes
                 .insert(hashes[input].clone(), fields.cloned().collect());
-            if node.fields.cardinality != Cardinality::OneToOne || node.settings.is_closure() {
+            if !node.is_one_to_one() {
                 break;
             }
             // What the node changes is not what left the node before it.
@@ -377,6 +389,14 @@ mod tests {
             .map(|point| &*pipeline.nodes[point.place].name)
             .collect();
         assert_eq!(names, ["loud"]);
+    }
+
+    #[test]
+    fn of_two_recipes_of_one_fingerprint_what_both_say_is_used() {
+        let (both, one) = (recipe(&["text", "words"]), recipe(&["text"]));
+        assert_eq!((both.common(&one), one.common(&both)), (one.clone(), one));
+        assert_eq!(both.common(&Recipe::unknown()), Recipe::unknown());
+        assert_eq!(Recipe::unknown().common(&both), Recipe::unknown());
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod document;
 mod file;
 mod progress;
 mod rates;
+mod read_back;
 mod reconcile;
 mod resume;
 mod store;

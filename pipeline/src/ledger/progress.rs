@@ -8,7 +8,7 @@ use super::resume::Resumable;
 use super::{Ledger, LedgerDocument, Stager, StoredIn};
 use crate::document::{Document, Partial};
 use crate::error::StageError;
-use crate::graph::{Recipe, SinkKey};
+use crate::graph::SinkKey;
 use crate::key::{DocumentId, Origin};
 use crate::source_outlet::KnownDocument;
 
@@ -71,7 +71,7 @@ pub(crate) struct Progress {
     pub(super) resumable: Mutex<HashMap<DocumentId, Resumable>>,
     pending: Mutex<Pending>,
     /// Whether the recipes of this run's sinks were found not to hold.
-    has_no_recipes: AtomicBool,
+    pub(super) has_no_recipes: AtomicBool,
     /// Pages that were not made again because an earlier run had staged them.
     pub(crate) n_pages_resumed: AtomicU64,
     /// Dead letters of documents that were passed over.
@@ -249,7 +249,10 @@ impl Progress {
         Ok(())
     }
 
-    fn record(&self, id: DocumentId) -> Result<Option<(&Ledger, LedgerDocument)>, StageError> {
+    pub(super) fn record(
+        &self,
+        id: DocumentId,
+    ) -> Result<Option<(&Ledger, LedgerDocument)>, StageError> {
         let Some(ledger) = &self.ledger else {
             return Ok(None);
         };
@@ -294,6 +297,8 @@ impl Progress {
         let content_hash = origin.content_hash.to_string();
         let n_dead = document.n_dead() + arrival.n_dead_kept;
         let rows = document.rows();
+        // Of pages that an earlier run set aside no letter may be left to count.
+        let is_whole = n_dead == 0 && !document.is_resumed();
         let sinks = self.sinks.iter().enumerate();
         let wanted = sinks.filter(|(place, _)| document.is_wanted_by(*place));
         let stored = wanted.map(|(place, sink)| {
@@ -301,7 +306,7 @@ impl Progress {
                 content_hash: content_hash.clone(),
                 fingerprint: sink.fingerprint.clone(),
                 n_rows: rows.get(&place).copied().unwrap_or(0),
-                is_whole: n_dead == 0,
+                is_whole,
             };
             (sink.identity.clone(), stored)
         });
@@ -355,64 +360,6 @@ impl Progress {
     /// How many documents wait to be written.
     pub(crate) fn n_pending(&self) -> usize {
         self.pending().outcomes.len()
-    }
-
-    // Rows that are read back.
-
-    /// The recipes of all fingerprints that are known; see [`Recipe`]. Those of this
-    /// run's sinks are `own`, unless a run has found that they do not hold.
-    pub(crate) fn recipes(&self, own: &[Recipe]) -> Result<HashMap<String, Recipe>, StageError> {
-        let Some(ledger) = &self.ledger else {
-            return Ok(HashMap::new());
-        };
-        let mut recipes = ledger.store.recipes()?;
-        let own = self.sinks.iter().zip(own);
-        let new: Vec<(&SinkKey, &Recipe)> = own
-            .filter(|(sink, _)| !recipes.contains_key(&sink.fingerprint))
-            .collect();
-        if !new.is_empty() {
-            ledger.store.change(|to| {
-                let mut new = new.iter();
-                new.try_for_each(|(sink, recipe)| to.set_recipe(&sink.fingerprint, recipe))
-            })?;
-        }
-        for (sink, recipe) in new {
-            recipes.insert(sink.fingerprint.clone(), recipe.clone());
-        }
-        Ok(recipes)
-    }
-
-    /// A stage has begun a document of its own: what the rows of this run's sinks
-    /// were made from is not known by their document any more.
-    pub(crate) fn forget_recipes(&self) -> Result<(), StageError> {
-        let Some(ledger) = &self.ledger else {
-            return Ok(());
-        };
-        if self.has_no_recipes.swap(true, Ordering::SeqCst) {
-            return Ok(());
-        }
-        ledger.store.change(|to| {
-            let mut sinks = self.sinks.iter();
-            sinks.try_for_each(|sink| to.set_recipe(&sink.fingerprint, &Recipe::unknown()))
-        })
-    }
-
-    /// What each sink holds of this content as a whole, by the place of the sink.
-    pub(crate) fn whole(&self, origin: &Origin) -> Result<Vec<(usize, StoredIn)>, StageError> {
-        let known = self.record(origin.id)?.map(|(_, known)| known);
-        let Some(known) = known.filter(|known| !known.is_undone) else {
-            return Ok(Vec::new());
-        };
-        let content_hash = origin.content_hash.to_string();
-        let is_whole = |stored: &&StoredIn| {
-            stored.is_whole && stored.n_rows > 0 && stored.content_hash == content_hash
-        };
-        let sinks = self.sinks.iter().enumerate();
-        let whole = sinks.filter_map(|(place, sink)| {
-            let stored = known.stored.get(&sink.identity).filter(is_whole)?;
-            Some((place, stored.clone()))
-        });
-        Ok(whole.collect())
     }
 
     // What happens before the sources start.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::read_back::forget_whole;
 use super::store::Changes;
 use super::{LedgerDocument, Progress, StoredIn};
 use crate::error::StageError;
@@ -53,6 +54,7 @@ impl Progress {
             for document in documents.all.values_mut() {
                 document.n_dead = n_dead.get(&document.id).copied().unwrap_or(0);
                 document.state = None;
+                forget_whole(document);
                 to.update(document)?;
             }
             self.note_marks(to, inventories)

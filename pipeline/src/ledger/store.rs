@@ -165,10 +165,10 @@ impl Store {
             let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
             rows.collect()
         })?;
-        // One of another build is of no use.
-        let recipes = found.into_iter().filter_map(|(fingerprint, text)| {
-            let recipe: Recipe = serde_json::from_str(&text).ok()?;
-            recipe.is_current().then_some((fingerprint, recipe))
+        // One of another build may have been forgotten for a reason: it stays unknown.
+        let recipes = found.into_iter().map(|(fingerprint, text)| {
+            let recipe = serde_json::from_str(&text).ok().filter(Recipe::is_current);
+            (fingerprint, recipe.unwrap_or_else(Recipe::unknown))
         });
         Ok(recipes.collect())
     }

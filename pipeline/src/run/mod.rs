@@ -316,7 +316,10 @@ impl Pipeline {
             (false, false) => StopReason::Finished,
         };
         let totals = watched.snapshot();
-        let is_typical = stopped != StopReason::Cancelled && shared.only.is_none();
+        // A page that is made from stored rows passes some of the stages only.
+        let is_typical = stopped != StopReason::Cancelled
+            && shared.only.is_none()
+            && totals.documents_refilled == 0;
         if is_typical
             && let Some(rates) = rates_of(&totals, &keys)
             && let Err(error) = shared.progress.note_rates(&rates)

@@ -117,6 +117,29 @@ impl Port {
         is_new
     }
 
+    /// Rows cannot be taken for the items of earlier stages.
+    fn forget_recipes(&self) {
+        if let Err(error) = self.shared.progress.forget_recipes() {
+            self.shared.fail(&self.node, error);
+        }
+    }
+
+    /// Checks that a stage which says that it is one to one has handled each item of
+    /// `batch` once and under its key. `before` is how many had left and failed before.
+    pub(super) fn check_one_to_one(&self, batch: &[Item], before: (usize, usize)) {
+        let failed = self.failed.iter().skip(before.1).map(|(item, _)| item);
+        let failed: Vec<Leaving> = failed.map(|item| (slot(item), item.key())).collect();
+        let handled = [self.left.get(before.0..).unwrap_or_default(), &failed].concat();
+        let is_handled = |item: &Item| handled.contains(&(slot(item), item.key()));
+        if handled.len() != batch.len() || !batch.iter().all(is_handled) {
+            tracing::debug!(
+                node = &*self.node,
+                "not one item for each: no document is made from rows that come from here"
+            );
+            self.forget_recipes();
+        }
+    }
+
     /// Gives the item a token, and counts it with its page. False if an earlier
     /// run has stored that page.
     fn admit(&mut self, item: &mut Item) -> bool {
@@ -132,9 +155,7 @@ impl Port {
             Some(token)
         });
         let mut token = token.unwrap_or_else(|| {
-            if let Err(error) = self.shared.progress.forget_recipes() {
-                self.shared.fail(&self.node, error);
-            }
+            self.forget_recipes();
             tracker.begin(item.origin())
         });
         if token.is_of_page() {

@@ -141,6 +141,7 @@ impl Start {
                             rebuild: Arc::clone(&rebuild),
                             policy: node.batch,
                             on_error: node.on_error,
+                            is_one_to_one: node.is_one_to_one,
                             inbox: inbox.clone(),
                             gather: gather.clone(),
                             edges: Arc::clone(&edges),

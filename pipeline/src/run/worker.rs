@@ -28,6 +28,7 @@ pub(super) struct Worker {
     pub(super) rebuild: Arc<Rebuild>,
     pub(super) policy: BatchPolicy,
     pub(super) on_error: OnError,
+    pub(super) is_one_to_one: bool,
     pub(super) inbox: Inbox,
     pub(super) gather: Option<Arc<Gather>>,
     pub(super) edges: Arc<Vec<EdgeSender>>,
@@ -57,6 +58,7 @@ impl Worker {
             stage: self.stage,
             rebuild: self.rebuild,
             port,
+            is_one_to_one: self.is_one_to_one,
             batcher: Batcher::new(self.policy, self.inbox.receiver, self.gather.clone()),
             gather: self.gather,
             metrics: self.metrics,
@@ -77,6 +79,7 @@ struct Running {
     stage: Box<dyn Stage>,
     rebuild: Arc<Rebuild>,
     port: Port,
+    is_one_to_one: bool,
     batcher: Batcher,
     gather: Option<Arc<Gather>>,
     metrics: Arc<NodeMetrics>,
@@ -246,8 +249,12 @@ impl Running {
         copies: &[Item],
         is_group: bool,
     ) -> Result<(), StageError> {
-        self.timed(batch.len(), |stage, outlet| stage.process(batch, outlet))
-            .unwrap_or_else(|panic| self.after_panic(copies, panic.as_ref(), is_group))
+        let before = (self.port.left.len(), self.port.failed.len());
+        let ended = self.timed(batch.len(), |stage, outlet| stage.process(batch, outlet));
+        if self.is_one_to_one && matches!(ended, Ok(Ok(()))) {
+            self.port.check_one_to_one(copies, before);
+        }
+        ended.unwrap_or_else(|panic| self.after_panic(copies, panic.as_ref(), is_group))
     }
 
     /// A panic costs the item that caused it: the others of its batch are tried
