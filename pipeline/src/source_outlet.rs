@@ -133,11 +133,14 @@ impl SourceOutlet {
         let partial = wanted.partial().cloned();
         if let Some(survey) = &self.survey {
             let standing = progress.standing(&origin)?;
+            let from_rows = rows.zip(self.refill.as_ref());
+            let from_rows = from_rows.map(|(rows, refill)| refill.outlook(&rows));
             let document = Surveyed {
                 item,
                 source: Arc::clone(&self.node),
                 partial,
                 resumed,
+                from_rows,
             };
             let counted = survey.count(standing, document).await;
             return counted.map_err(|(node, error)| {

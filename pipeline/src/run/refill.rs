@@ -19,13 +19,14 @@ use crate::key::Origin;
 use crate::ledger::{Progress, Wanted};
 use crate::metrics::NodeMetrics;
 use crate::retry::OnError;
-use crate::sink::{FoundRow, RowReader};
+use crate::sink::{FoundRow, RowReader, RowValues};
 use crate::source_outlet::SourceOutlet;
 
 /// So many rows are read at a time: vectors of a page are some 256 KiB.
 const ROWS_AT_ONCE: usize = 16;
 
-/// Where rows are sent on: the edges that leave a stage.
+/// Where rows are sent on: the edges that leave a stage. Those of a dry run have no
+/// edges.
 pub(super) struct Tap {
     pub(super) node: Arc<str>,
     /// What the pages that the node makes are counted under.
@@ -55,6 +56,13 @@ pub(crate) struct StoredRows {
     point: usize,
     fields: FieldSet,
     rows: Vec<FoundRow>,
+}
+
+impl StoredRows {
+    /// The pages that the rows are of.
+    fn pages(&self) -> BTreeSet<u32> {
+        self.rows.iter().filter_map(|row| row.key.page).collect()
+    }
 }
 
 impl Refill {
@@ -157,10 +165,18 @@ impl Refill {
         Ok(best)
     }
 
+    /// The name of the stage that the rows are sent on from, and the number of their
+    /// pages: what a dry run counts. One without pages counts as one page.
+    pub(crate) fn outlook(&self, stored: &StoredRows) -> (Arc<str>, u64) {
+        let n_pages = stored.pages().len().max(1) as u64;
+        (Arc::clone(&self.points[stored.point].1.node), n_pages)
+    }
+
     /// Sends the rows on.
     ///
     /// # Errors
-    /// [`StageError::Cancelled`] when the run stops; rows that cannot be read.
+    /// [`StageError::Cancelled`] when the run stops; rows that cannot be read, which
+    /// the next run does not try again.
     pub(crate) async fn send(
         &self,
         outlet: &SourceOutlet,
@@ -170,7 +186,7 @@ impl Refill {
     ) -> Result<(), StageError> {
         let (shared, tap) = (&outlet.shared, &self.points[stored.point].1);
         token.document().stage_no_pages();
-        let pages: BTreeSet<u32> = stored.rows.iter().filter_map(|row| row.key.page).collect();
+        let pages = stored.pages();
         if !pages.is_empty() {
             shared.pages.expect(origin.id, pages.len() as u64, 0);
         }
@@ -184,13 +200,13 @@ impl Refill {
             counts,
         };
         for rows in stored.rows.chunks(ROWS_AT_ONCE) {
-            let values = stored.reader.read(rows, &stored.fields).await?;
-            if values.len() != rows.len() {
-                return Err(StageError::fatal(
-                    format_args!("rows of `{}` are gone while they are read", origin.uri),
-                    "let nobody else change the table during the run, and run again",
-                ));
-            }
+            let values = match read(&stored, rows, origin).await {
+                Ok(values) => values,
+                Err(error) => {
+                    shared.progress.doubt_rows(origin.id)?;
+                    return Err(error);
+                }
+            };
             for (row, values) in rows.iter().zip(values) {
                 let mut item = Item::with_key(Arc::clone(origin), row.key);
                 for (name, value) in values {
@@ -204,6 +220,23 @@ impl Refill {
         shared.refilled.count(sink, Arc::clone(&tap.node));
         Ok(())
     }
+}
+
+/// The values of some of the rows.
+async fn read(
+    stored: &StoredRows,
+    rows: &[FoundRow],
+    origin: &Origin,
+) -> Result<Vec<RowValues>, StageError> {
+    let values = stored.reader.read(rows, &stored.fields).await?;
+    if values.len() == rows.len() {
+        return Ok(values);
+    }
+    Err(StageError::fatal(
+        format_args!("rows of `{}` are gone while they are read", origin.uri),
+        "let nobody else change the table during the run, and run again: the document is then \
+         made from its source",
+    ))
 }
 
 /// Gives out the tokens of a document's items, which come page by page.

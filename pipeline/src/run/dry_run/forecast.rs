@@ -1,6 +1,6 @@
 //! Presents the result of a dry run, for people and as JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -20,19 +20,24 @@ pub struct Forecast {
     pub documents: DocumentForecast,
     /// Of the documents that would be made again, how many each sink lacks.
     pub made_again_for: BTreeMap<String, u64>,
-    /// Bytes of the documents that would be made.
+    /// Bytes of the documents that would be made, from their source or from stored rows.
     pub bytes: u64,
-    /// Pages that would be made. A document without pages counts as one page.
+    /// Pages that would be made from the source. A document without pages counts as
+    /// one page.
     pub pages: u64,
+    /// Pages that would be read from stored rows.
+    pub pages_from_rows: u64,
     /// The stages, in the order of the graph.
     pub nodes: Vec<NodeForecast>,
     /// Pages per second of the last run that made any; none where no run did.
     pub pages_per_s: Option<f64>,
-    /// Seconds that the run would take at that rate.
+    /// Seconds that the pages from the source would take at that rate. No run tells how
+    /// long stored rows take: none where there are only those.
     pub seconds: Option<f64>,
 }
 
-/// Documents by what would become of them. Each counts once.
+/// Documents by what would become of them. Each counts once, but for `from_rows` and
+/// `removed`, which count some of them again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct DocumentForecast {
     /// The ledger does not know them.
@@ -41,6 +46,9 @@ pub struct DocumentForecast {
     pub changed: u64,
     /// Their content is the same, and a sink lacks them or has rows of other settings.
     pub made_again: u64,
+    /// Of those that are made again: rows that a sink has stored take the place of the
+    /// results of the first stages, which do nothing for them.
+    pub from_rows: u64,
     /// Every sink holds them.
     pub unchanged: u64,
     /// Their source does not have them any more.
@@ -70,6 +78,8 @@ pub(super) struct NodeKey {
     pub(super) name: Arc<str>,
     pub(super) key: Arc<str>,
     pub(super) n_workers: usize,
+    /// The names of all nodes before it.
+    pub(super) upstream: BTreeSet<Arc<str>>,
 }
 
 impl Forecast {
@@ -79,8 +89,13 @@ impl Forecast {
         stages: &[NodeKey],
         rates: &Rates,
     ) -> Self {
-        let n_pages = counted.n_pages as f64;
+        let from_rows = counted.pages_from_rows.iter();
+        let pages_from_rows = from_rows.clone().map(|(_, n_pages)| n_pages).sum();
         let node = |stage: &NodeKey| {
+            let reach_it = from_rows.clone();
+            let reach_it = reach_it.filter(|(from, _)| stage.upstream.contains(*from));
+            let n_read: u64 = reach_it.map(|(_, n_pages)| n_pages).sum();
+            let n_pages = (counted.n_pages + n_read) as f64;
             let rate = rates.per_page(&stage.key);
             NodeForecast {
                 name: stage.name.to_string(),
@@ -96,9 +111,12 @@ impl Forecast {
             made_again_for: counted.made_again_for,
             bytes: counted.n_bytes,
             pages: counted.n_pages,
+            pages_from_rows,
             nodes: stages.iter().map(node).collect(),
             pages_per_s,
-            seconds: pages_per_s.map(|rate| n_pages / rate),
+            seconds: pages_per_s
+                .filter(|_| counted.n_pages > 0 || pages_from_rows == 0)
+                .map(|rate| counted.n_pages as f64 / rate),
         }
     }
 
@@ -112,7 +130,7 @@ impl Forecast {
             let line = format!("  {name:<12}{value:>12}  {note}");
             let _ = writeln!(text, "{}", line.trim_end());
         }
-        if self.pages > 0 {
+        if self.pages + self.pages_from_rows > 0 {
             text += &self.stages_to_text();
         }
         text
@@ -133,19 +151,37 @@ impl Forecast {
                 documents.made_again.to_string(),
                 lacking.join(", "),
             ),
+        ];
+        if documents.from_rows > 0 {
+            let note = "of these, made from stored rows: their files are only compared".to_owned();
+            lines.push(("from rows", documents.from_rows.to_string(), note));
+        }
+        lines.extend([
             ("unchanged", documents.unchanged.to_string(), String::new()),
             ("gone", documents.gone.to_string(), self.fate_of_gone()),
-        ];
+        ]);
         if documents.unreadable > 0 {
             let note = "they become dead letters".to_owned();
             lines.push(("unreadable", documents.unreadable.to_string(), note));
         }
         lines.push(("to read", size(self.bytes), String::new()));
-        lines.push(("pages", self.pages.to_string(), String::new()));
+        let read = match self.pages_from_rows {
+            0 => String::new(),
+            n => format!("and {n} from stored rows"),
+        };
+        lines.push(("pages", self.pages.to_string(), read));
         lines.push(match (time, self.pages_per_s) {
             (Some(time), Some(rate)) => {
-                let note = format!("at {rate:.1} pages per second, as in the last run");
+                let rest = match self.pages_from_rows {
+                    0 => "",
+                    _ => "; stored rows come on top",
+                };
+                let note = format!("at {rate:.1} pages per second, as in the last run{rest}");
                 ("time", time, note)
+            }
+            (None, Some(_)) => {
+                let note = "no run tells how long stored rows take".to_owned();
+                ("time", "unknown".into(), note)
             }
             _ => (
                 "time",
@@ -219,6 +255,7 @@ mod tests {
             name: name.into(),
             key: key.into(),
             n_workers,
+            upstream: BTreeSet::from(["files".into()]),
         };
         vec![stage("render", "k1", 2), stage("vectors", "k2", 1)]
     }
@@ -236,6 +273,7 @@ mod tests {
             n_bytes: 12_340_000,
             n_pages: 400,
             pages_by_node: BTreeMap::from([("render".into(), 400)]),
+            pages_from_rows: BTreeMap::new(),
         }
     }
 
@@ -284,6 +322,39 @@ p: dry run, nothing was changed
   stages with `?` had other settings in the last run, or no work
 ";
         assert_eq!(forecast.to_text(), expected);
+    }
+
+    #[test]
+    fn pages_from_stored_rows_are_work_for_the_stages_behind_only() {
+        let mut counted = counted();
+        counted.documents.from_rows = 2;
+        counted.pages_from_rows = BTreeMap::from([("render".into(), 60)]);
+        let mut stages = stages();
+        stages[1].key = "k1".into();
+        stages[1].upstream.insert("render".into());
+        let forecast = Forecast::new("p".into(), counted.clone(), &stages, &rates());
+        let items: Vec<_> = forecast.nodes.iter().map(|node| node.items).collect();
+        assert_eq!(items, [Some(40), Some(46)]);
+        assert_eq!(forecast.seconds, Some(200.0));
+        let expected = "
+  made again             2  2 for `table`
+  from rows              2  of these, made from stored rows: their files are only compared
+  unchanged           1200
+  gone                   4  their rows stay; `--prune` removes them
+  to read          12.3 MB
+  pages                400  and 60 from stored rows
+  time               3 min  at 2.0 pages per second, as in the last run; stored rows come on top
+";
+        let text = forecast.to_text();
+        assert!(text.contains(expected), "{text}");
+        counted.n_pages = 0;
+        let forecast = Forecast::new("p".into(), counted, &stages, &rates());
+        let text = forecast.to_text();
+        assert_eq!(forecast.seconds, None);
+        assert!(
+            text.contains("unknown  no run tells how long stored rows take"),
+            "{text}"
+        );
     }
 
     #[test]

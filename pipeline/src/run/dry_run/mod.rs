@@ -16,15 +16,17 @@ use std::sync::{Arc, PoisonError};
 use tokio::task::JoinSet;
 
 use super::control::CancelOnDrop;
+use super::refill::{Refill, Tap};
 use super::sink::without_panic;
 use super::start::{join, run_source};
 use super::{Failure, RunControl, RunError, Shared};
 use crate::dead_letters::DeadLetters;
 use crate::error::StageError;
-use crate::graph::{Pipeline, Work};
+use crate::graph::{Pipeline, Recipe, RefillPoint, Work};
 use crate::ledger::{Ledger, Progress};
 use crate::metrics::{NodeMetrics, read};
-use crate::sink::{Sink, SinkInput};
+use crate::retry::OnError;
+use crate::sink::{RowReader, Sink, SinkInput};
 use crate::source::Source;
 use crate::source_outlet::SourceOutlet;
 use crate::trace::Lane;
@@ -43,7 +45,7 @@ impl Pipeline {
     ///
     /// # Errors
     /// When a source, a sink or a stage cannot go on, as in a run.
-    pub async fn dry_run(self) -> Result<Forecast, RunError> {
+    pub async fn dry_run(mut self) -> Result<Forecast, RunError> {
         let name = self.name.clone();
         let secrets = self.secrets.clone();
         let refused = |(node, error): Broken| {
@@ -51,14 +53,17 @@ impl Pipeline {
         };
         let shared = self.share_a_copy().map_err(in_ledger).map_err(refused)?;
         let progress = &shared.progress;
+        let recipes = std::mem::take(&mut self.recipes);
+        let points = std::mem::take(&mut self.refill_points);
         let parts = Parts::new(self, &shared);
-        compare(parts.sinks, progress).await.map_err(refused)?;
+        let readers = compare(parts.sinks, progress).await.map_err(refused)?;
+        let refill = refill(&shared, &parts.nodes, &recipes, points, readers);
         let staged = progress.staged(&parts.keys);
         let rates = staged.and_then(|_| progress.rates());
         let rates = rates.map_err(in_ledger).map_err(refused)?;
         let counter = PageCounter::start(parts.counting).map_err(refused)?;
         let survey = Arc::new(Survey::new(counter, secrets.clone()));
-        list(parts.sources, &shared, &survey)
+        list(parts.sources, &shared, &survey, refill.as_ref())
             .await
             .map_err(refused)?;
         let n_unchanged = read(&shared.metrics.documents_skipped);
@@ -82,19 +87,46 @@ fn in_ledger(error: StageError) -> Broken {
     ("ledger".into(), error)
 }
 
-/// Brings the copy of the ledger into line with what the sinks hold.
+/// Reads the rows of each sink back; none where it cannot.
+type Readers = Vec<Option<Arc<dyn RowReader>>>;
+
+/// Brings the copy of the ledger into line with what the sinks hold. Returns what
+/// reads their rows back.
 async fn compare(
     sinks: Vec<(Box<dyn Sink>, SinkInput)>,
     progress: &Progress,
-) -> Result<(), Broken> {
-    let mut inventories = Vec::new();
+) -> Result<Readers, Broken> {
+    let (mut inventories, mut readers) = (Vec::new(), Vec::new());
     for (place, (mut sink, input)) in sinks.into_iter().enumerate() {
         let mark = progress.mark(place).map_err(in_ledger)?;
         let held = without_panic(sink.peek(&input, mark.as_deref())).await;
         let held = held.map_err(|error| (input.node.as_str().into(), error))?;
         inventories.push((held, None));
+        readers.push(sink.row_reader());
     }
-    progress.reconcile(&inventories).map_err(in_ledger)
+    progress.reconcile(&inventories).map_err(in_ledger)?;
+    Ok(readers)
+}
+
+/// Finds the documents that a run would make from stored rows. It sends none of them.
+fn refill(
+    shared: &Shared,
+    nodes: &[(Arc<str>, Arc<str>)],
+    recipes: &[Recipe],
+    points: Vec<RefillPoint>,
+    readers: Readers,
+) -> Option<Arc<Refill>> {
+    let tap = |place: usize| {
+        let (node, key) = nodes[place].clone();
+        Tap {
+            node,
+            key,
+            on_error: OnError::default(),
+            edges: Vec::new(),
+            metrics: Arc::default(),
+        }
+    };
+    Refill::new(shared, recipes, points, tap)?.with_readers(readers)
 }
 
 /// Has the sources list their documents.
@@ -102,6 +134,7 @@ async fn list(
     sources: Vec<(Box<dyn Source>, Arc<str>)>,
     shared: &Arc<Shared>,
     survey: &Arc<Survey>,
+    refill: Option<&Arc<Refill>>,
 ) -> Result<(), Broken> {
     let mut cancel_on_drop = CancelOnDrop(Some(Arc::clone(&shared.stop)));
     let (mut tasks, mut names) = (JoinSet::new(), HashMap::new());
@@ -113,8 +146,7 @@ async fn list(
             metrics: Arc::<NodeMetrics>::default(),
             lane: Lane::default(),
             survey: Some(Arc::clone(survey)),
-            // It counts what a run would make if no row could be read back.
-            refill: None,
+            refill: refill.cloned(),
         };
         let task = run_source(source, outlet, Arc::clone(shared));
         names.insert(tasks.spawn(task).id(), node);
@@ -135,6 +167,8 @@ struct Parts {
     sinks: Vec<(Box<dyn Sink>, SinkInput)>,
     counting: Vec<CountingNode>,
     stages: Vec<NodeKey>,
+    /// Name and key of each node.
+    nodes: Vec<(Arc<str>, Arc<str>)>,
     keys: BTreeSet<Arc<str>>,
 }
 
@@ -146,9 +180,22 @@ impl Parts {
             sinks: Vec::new(),
             counting: Vec::new(),
             stages: Vec::new(),
+            nodes: Vec::new(),
             keys: BTreeSet::new(),
         };
+        // For each node, those that stand before it.
+        let mut before: Vec<BTreeSet<Arc<str>>> = Vec::new();
         for (place, node) in pipeline.nodes.into_iter().enumerate() {
+            let inputs_of = node.inputs.iter();
+            let upstream = inputs_of.flat_map(|input| {
+                let of_input = before[*input].iter().cloned();
+                of_input.chain([Arc::clone(&parts.nodes[*input].0)])
+            });
+            let upstream: BTreeSet<Arc<str>> = upstream.collect();
+            before.push(upstream.clone());
+            parts
+                .nodes
+                .push((Arc::clone(&node.name), Arc::clone(&node.key)));
             for (input, route) in node.inputs.iter().zip(node.routes) {
                 // Every node stands after its inputs.
                 let input: &mut CountingNode = &mut parts.counting[*input];
@@ -173,6 +220,7 @@ impl Parts {
                         name: node.name,
                         key: node.key,
                         n_workers: node.workers,
+                        upstream,
                     });
                 }
                 Work::Sink(sink) => {

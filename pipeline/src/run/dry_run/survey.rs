@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::forecast::DocumentForecast;
-use super::page_counter::{Broken, PageCounter};
+use super::page_counter::{Broken, DocumentPages, PageCounter};
 use crate::document::{Partial, Resumed};
 use crate::error::ItemError;
 use crate::item::Item;
@@ -21,6 +21,9 @@ pub(crate) struct Surveyed {
     pub(crate) partial: Option<Arc<Partial>>,
     /// Pages that an earlier run has stored.
     pub(crate) resumed: Option<Arc<Resumed>>,
+    /// The stage that stored rows would be sent on from, and the number of their
+    /// pages, where it would be made from those.
+    pub(crate) from_rows: Option<(Arc<str>, u64)>,
 }
 
 /// What was counted.
@@ -33,6 +36,9 @@ pub(super) struct Counted {
     pub(super) n_pages: u64,
     /// Pages by the node that makes them.
     pub(super) pages_by_node: BTreeMap<Arc<str>, u64>,
+    /// Pages of documents that are made from stored rows, by the stage behind which
+    /// they are sent on.
+    pub(super) pages_from_rows: BTreeMap<Arc<str>, u64>,
 }
 
 /// The counts of a dry run, which all its sources share.
@@ -70,7 +76,12 @@ impl Survey {
         let origin = Arc::clone(document.item.origin());
         let bytes = document.item.document().map(|bytes| bytes.len());
         let n_bytes = bytes.unwrap_or_else(|| document.item.n_bytes()) as u64;
-        let pages = self.counter.count(document).await?;
+        let from_rows = document.from_rows.clone();
+        let pages = match &from_rows {
+            // Nothing opens it.
+            Some(_) => DocumentPages::default(),
+            None => self.counter.count(document).await?,
+        };
         if pages.by_node.is_empty()
             && let Some((node, error)) = pages.unreadable.first()
         {
@@ -90,6 +101,11 @@ impl Survey {
             }
         }
         counted.n_bytes += n_bytes;
+        if let Some((stage, n_pages)) = from_rows {
+            counted.documents.from_rows += 1;
+            *counted.pages_from_rows.entry(stage).or_default() += n_pages;
+            return Ok(());
+        }
         // As the progress of a run counts: one without pages is one page, and where
         // several nodes make pages of it, the largest number counts.
         let n_pages = pages.by_node.iter().map(|(_, n_pages)| *n_pages).max();

@@ -123,6 +123,44 @@ fn documents_that_other_settings_or_a_new_sink_make_again_name_the_sinks() {
 }
 
 #[test]
+fn documents_that_are_made_from_stored_rows_are_told_from_those_of_the_source() {
+    let readable = |source: &str, rest: &str, last: &str| {
+        let nodes = nodes(source, "a").replace("input = 'a'", &format!("input = '{last}'"));
+        nodes + "has_place = true\nreads_back = true\n" + rest
+    };
+    let place = Place::default();
+    run(&place, &readable("to = 4", "", "a"));
+    let behind = "[p.stage.b]\nkind = 'mark'\ntag = 'b'\ninput = 'a'\n";
+    let found = forecast(&place, &readable("to = 4", behind, "b"));
+    let mut expected = DocumentForecast {
+        made_again: 4,
+        from_rows: 4,
+        ..documents()
+    };
+    assert_eq!(found.documents, expected);
+    assert_eq!((found.pages, found.pages_from_rows), (0, pages_of(0..4)));
+    // The last run made pages, which tells nothing of rows.
+    assert!(found.pages_per_s.is_some() && found.seconds.is_none());
+
+    // Some pages come from the source: only they pass the stages in front.
+    let more = readable("to = 7", behind, "b");
+    let found = forecast(&place, &more);
+    expected.new = 3;
+    assert_eq!(found.documents, expected);
+    let pages = (found.pages, found.pages_from_rows);
+    assert_eq!(pages, (pages_of(4..7), pages_of(0..4)));
+    assert!(found.seconds.is_some());
+    let items: Vec<_> = found.nodes.iter().map(|node| node.items).collect();
+    assert_eq!(items[1..], [Some(pages_of(4..7)), None]);
+
+    // The rates stay those of the run before: most pages did not pass all stages.
+    run(&place, &more);
+    let after = forecast(&place, &readable("to = 9", behind, "b"));
+    assert_eq!(after.documents.new, 2);
+    assert_eq!(after.pages_per_s, found.pages_per_s);
+}
+
+#[test]
 fn a_table_that_lost_a_document_is_noticed() {
     let place = Place::default();
     run(&place, &nodes("to = 4", "a"));
