@@ -94,6 +94,7 @@ pub(super) fn registry() -> Registry {
         .stage::<stages::BookConfig>()
         .stage::<stages::SplitConfig>()
         .stage::<stages::AttachConfig>()
+        .stage::<stages::EditConfig>()
         .sink::<table::TableConfig>()
 }
 

@@ -380,6 +380,62 @@ impl Stage for Attach {
     }
 }
 
+/// Changes the fields of each item.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EditConfig {
+    /// Comes after the text.
+    #[serde(default)]
+    suffix: String,
+    /// A field that is taken away.
+    #[serde(default)]
+    drops: Option<String>,
+    /// Lets later pages get lost, and does not say so.
+    #[serde(default)]
+    last_page: Option<u32>,
+}
+
+impl StageConfig for EditConfig {
+    const KIND: &'static str = "edit";
+    const ABOUT: &'static str = "changes fields";
+    const EXAMPLE: &'static str = "suffix = '!'";
+    fn fields(&self) -> Fields {
+        let drops = self.drops.iter().map(|name| Field {
+            name: name.clone().into(),
+            ty: FieldType::Text,
+        });
+        let fields = Fields::default().drops(drops);
+        if self.suffix.is_empty() {
+            return fields;
+        }
+        fields.also_reads([Field::TEXT]).replaces([Field::TEXT])
+    }
+    fn build(&self, _: &Resources) -> Result<Box<dyn Stage>, FieldError> {
+        Ok(Box::new(Edit(self.clone())))
+    }
+}
+
+struct Edit(EditConfig);
+
+impl Stage for Edit {
+    fn process(&mut self, batch: Vec<Item>, outlet: &mut Outlet<'_>) -> Result<(), StageError> {
+        for mut item in batch {
+            if item.key().page > self.0.last_page.or(item.key().page) {
+                continue;
+            }
+            if !self.0.suffix.is_empty() {
+                let text = item.text().unwrap_or_default().to_owned() + &self.0.suffix;
+                item.set("text", text);
+            }
+            if let Some(name) = &self.0.drops {
+                item.remove(name);
+            }
+            outlet.send(item)?;
+        }
+        Ok(())
+    }
+}
+
 /// Binds all pages of a document into one item.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -70,6 +70,19 @@ impl Table {
         self.touch();
     }
 
+    /// Changes what the rows of a document say they are, behind the back of the ledger.
+    pub(crate) fn relabel(&mut self, id: DocumentId, change: impl FnOnce(&mut StoredDocument)) {
+        let known = self.documents.get_mut(&id).expect("it is stored");
+        change(&mut known.stored);
+    }
+
+    /// Has the first row of a document there twice, in the place of the last one.
+    pub(crate) fn repeat_row(&mut self, id: DocumentId) {
+        let known = self.documents.get_mut(&id).expect("it is stored");
+        known.rows.pop();
+        known.rows.push(known.rows[0].clone());
+    }
+
     /// Takes one row of a document out, as somebody else would.
     pub(crate) fn remove_row(&mut self, id: DocumentId) {
         if let Some(known) = self.documents.get_mut(&id) {
@@ -150,6 +163,9 @@ pub(super) struct TableConfig {
     /// Lets documents be made from its rows.
     #[serde(default)]
     reads_back: bool,
+    /// A field that it cannot give back.
+    #[serde(default)]
+    lacks: Option<String>,
 }
 
 fn two() -> usize {
@@ -174,6 +190,7 @@ impl SinkConfig for TableConfig {
             is_mute: self.is_mute,
             keeps_no_pages: self.keeps_no_pages,
             reads_back: self.reads_back,
+            lacks: self.lacks.clone(),
             world: world(resources),
             stager: None,
             fingerprint: String::new(),
@@ -192,6 +209,7 @@ struct TableSink {
     is_mute: bool,
     keeps_no_pages: bool,
     reads_back: bool,
+    lacks: Option<String>,
     world: Arc<World>,
     stager: Option<Stager>,
     fingerprint: String,
@@ -233,6 +251,7 @@ fn row(item: &Item) -> Row {
 /// Reads rows of a table back.
 struct Reader {
     table: String,
+    lacks: Option<String>,
     world: Arc<World>,
 }
 
@@ -240,7 +259,7 @@ impl RowReader for Reader {
     fn find<'a>(
         &'a self,
         document: DocumentId,
-        _: &'a FieldSet,
+        fields: &'a FieldSet,
     ) -> BoxFuture<'a, Result<Option<Vec<FoundRow>>, StageError>> {
         let found = self.world.tables.with(&self.table, |table| {
             let known = table.documents.get(&document).into_iter();
@@ -254,7 +273,9 @@ impl RowReader for Reader {
             });
             rows.collect()
         });
-        Box::pin(async { Ok(Some(found)) })
+        let lacks = self.lacks.as_ref();
+        let lacks_one = lacks.is_some_and(|name| fields.get(name).is_some());
+        Box::pin(async move { Ok((!lacks_one).then_some(found)) })
     }
 
     fn read<'a>(
@@ -423,6 +444,7 @@ impl Sink for TableSink {
         let reader = || -> Arc<dyn RowReader> {
             Arc::new(Reader {
                 table: self.table.clone(),
+                lacks: self.lacks.clone(),
                 world: Arc::clone(&self.world),
             })
         };
