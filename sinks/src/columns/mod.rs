@@ -129,7 +129,7 @@ fn first<'a>(name: &str, items: &'a [Item]) -> Option<&'a Vectors> {
     })
 }
 
-pub(crate) fn is_vector(ty: FieldType) -> bool {
+fn is_vector(ty: FieldType) -> bool {
     matches!(ty, FieldType::Vector | FieldType::MultiVector)
 }
 

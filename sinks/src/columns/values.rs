@@ -2,15 +2,27 @@
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Float16Type, Float32Type, Float64Type, Int64Type};
+use arrow::error::ArrowError;
 use bytes::Bytes;
 use pagemill_pipeline::{Value, VectorData, Vectors, Word};
 
-/// The value of a row, as it was stored: `None` where the column is null, or of a
-/// type that no field has. Vectors have the bits of the column.
-pub(crate) fn value(column: &ArrayRef, row: usize) -> Option<Value> {
+/// The value of a row, as it was stored: `None` where the column is null. Vectors have
+/// the bits of the column.
+///
+/// # Errors
+/// A column of a type that no field has.
+pub(crate) fn value(column: &ArrayRef, row: usize) -> Result<Option<Value>, ArrowError> {
     if column.is_null(row) {
-        return None;
+        return Ok(None);
     }
+    let value = present(column, row).ok_or_else(|| {
+        let ty = column.data_type();
+        ArrowError::SchemaError(format!("no field is stored in a column of type {ty}"))
+    })?;
+    Ok(Some(value))
+}
+
+fn present(column: &ArrayRef, row: usize) -> Option<Value> {
     Some(match column.data_type() {
         DataType::Utf8 => column.as_string::<i32>().value(row).into(),
         DataType::Binary => {

@@ -47,6 +47,7 @@ pub use self::search::{
 use self::coming::{Ready, Rows};
 use self::commit::{Table, Writer};
 use self::config::{NAME_HINT, is_table_name};
+use self::read_back::TableRows;
 use self::schema::Columns;
 use self::upkeep::Upkeep;
 use crate::columns::Totals;
@@ -64,6 +65,8 @@ pub struct LanceDb {
     config: LanceDbConfig,
     /// Set by `open`.
     opened: Option<Opened>,
+    /// Set by `peek`: reads the rows of the table that was looked at.
+    peeked: Option<Arc<TableRows>>,
     /// Documents that are still coming, by the address of their [`Document`]:
     /// one that comes twice at a time is two of them.
     coming: HashMap<usize, Rows>,
@@ -97,6 +100,7 @@ impl LanceDb {
         Ok(Self {
             config,
             opened: None,
+            peeked: None,
             coming: HashMap::new(),
             ready: Ready::default(),
             staged: Instant::now(),
@@ -329,13 +333,18 @@ impl Sink for LanceDb {
             if let Some(schema) = table.schema() {
                 columns.check(name, &schema)?;
             }
-            table.inventory(mark).await
+            let held = table.inventory(mark).await?;
+            self.peeked = table.rows().map(Arc::new);
+            Ok(held)
         })
     }
 
     fn row_reader(&self) -> Option<Arc<dyn RowReader>> {
-        let rows = self.opened.as_ref()?.table.rows()?;
-        Some(Arc::new(rows))
+        if let Some(opened) = &self.opened {
+            return Some(Arc::new(opened.table.rows()?));
+        }
+        let peeked = self.peeked.clone()?;
+        Some(peeked)
     }
 
     fn mark(&self) -> Option<String> {

@@ -55,7 +55,8 @@ impl TableRows {
     fn cannot(&self, error: lance::Error) -> StageError {
         StageError::caused(
             format_args!("cannot read rows of table `{}` back", self.table),
-            "let nobody else change the table during the run, and run again",
+            "let nobody else change the table during the run, and run again: the document is then \
+             made from its source",
             error,
         )
     }
@@ -71,14 +72,14 @@ impl State {
         Ok(())
     }
 
-    /// Whether the columns of the fields are there.
+    /// Whether the columns of the fields are there. One that somebody removed would read
+    /// as if no item had had a value.
     fn has(&self, fields: &FieldSet) -> bool {
         let schema = self.dataset.schema();
         let mut fields = fields.iter();
-        fields.all(|(name, ty)| match schema.field(name) {
-            Some(column) => columns::fits(ty, &column.data_type()),
-            // A column that is added with the first vector.
-            None => columns::is_vector(ty),
+        fields.all(|(name, ty)| {
+            let column = schema.field(name);
+            column.is_some_and(|column| columns::fits(ty, &column.data_type()))
         })
     }
 
@@ -88,10 +89,9 @@ impl State {
             self.documents = Some(rows_by_document(&self.dataset, pipeline).await?);
         }
         let documents = self.documents.iter();
-        let ranges = documents
-            .filter_map(|documents| documents.get(&id))
-            .flatten();
-        let places: Vec<u64> = ranges.cloned().flatten().collect();
+        let ranges = documents.flat_map(|documents| documents.get(&id)).flatten();
+        let mut places: Vec<u64> = ranges.cloned().flatten().collect();
+        places.sort_unstable();
         if places.is_empty() {
             return Ok(Vec::new());
         }
@@ -99,81 +99,92 @@ impl State {
         found(&batch, &places)
     }
 
+    /// The rows at these places, which ascend: else lance panics where the fragments of
+    /// all of them are gone.
     async fn take(&self, places: &[u64], columns: &[&str]) -> lance::Result<RecordBatch> {
-        let columns = columns.iter().copied();
-        let columns = ProjectionRequest::from_columns(columns, self.dataset.schema());
-        let taken = self.dataset.take_rows(places, columns).await?;
+        let columns = self.dataset.schema().project(columns)?;
+        let columns = ProjectionRequest::from_schema(columns);
+        let taken = Box::pin(self.dataset.take_rows(places, columns)).await?;
         if taken.num_rows() != places.len() {
             return Err(lance::Error::internal("some of the rows are gone"));
         }
         Ok(taken)
     }
 
-    /// The rows with these columns, looked for again where they have moved.
-    async fn read(
-        &mut self,
-        pipeline: &str,
-        rows: &[FoundRow],
+    /// The rows at these places, if they are still the rows that were found.
+    async fn take_same(
+        &self,
+        rows: &[&FoundRow],
+        places: &[u64],
         columns: &[&str],
     ) -> lance::Result<RecordBatch> {
         let columns: Vec<&str> = KEYS.iter().chain(columns).copied().collect();
-        let places: Vec<u64> = rows.iter().map(|row| row.place).collect();
-        let batch = self.take(&places, &columns).await;
-        let same = |batch: &RecordBatch, places: &[u64]| {
-            let found = found(batch, places).ok();
-            found.is_some_and(|found| {
-                let mut pairs = found.iter().zip(rows);
-                pairs.all(|(found, row)| {
-                    (found.key, &found.content_hash, &found.fingerprint)
-                        == (row.key, &row.content_hash, &row.fingerprint)
-                })
-            })
+        let batch = self.take(places, &columns).await?;
+        let now = found(&batch, places)?;
+        let is_same = |(now, row): (&FoundRow, &&FoundRow)| {
+            (now.key, &now.content_hash, &now.fingerprint)
+                == (row.key, &row.content_hash, &row.fingerprint)
         };
-        if let Ok(batch) = batch
-            && same(&batch, &places)
-        {
-            return Ok(batch);
-        }
-        let Some(first) = rows.first() else {
-            return self.take(&[], &columns).await;
-        };
-        let known = self.find(pipeline, first.key.document).await?;
-        let places: HashMap<Key, u64> = known.iter().map(|row| (row.key, row.place)).collect();
-        let places: Option<Vec<u64>> = rows
-            .iter()
-            .map(|row| places.get(&row.key).copied())
-            .collect();
-        let places = places.ok_or_else(|| lance::Error::internal("some of the rows are gone"))?;
-        let batch = self.take(&places, &columns).await?;
-        if same(&batch, &places) {
+        if now.len() == rows.len() && now.iter().zip(rows).all(is_same) {
             return Ok(batch);
         }
         Err(lance::Error::internal("some of the rows were replaced"))
     }
 
-    async fn read_fields(
+    /// The values of these rows of one document, in their order.
+    async fn read(
         &mut self,
         pipeline: &str,
         rows: &[FoundRow],
         fields: &FieldSet,
     ) -> lance::Result<Vec<RowValues>> {
-        let dataset = Arc::clone(&self.dataset);
-        let columns = fields.names();
-        let is_there = |name: &&str| dataset.schema().field(name).is_some();
-        let columns: Vec<&str> = columns.filter(is_there).collect();
-        let batch = self.read(pipeline, rows, &columns).await?;
-        let mut values = vec![Vec::new(); rows.len()];
-        for name in columns {
-            let Some(column) = batch.column_by_name(name) else {
-                continue;
-            };
-            for (row, values) in values.iter_mut().enumerate() {
-                let value = columns::value(column, row);
-                values.extend(value.map(|value| (name.to_owned(), value)));
-            }
+        let Some(first) = rows.first() else {
+            return Ok(Vec::new());
+        };
+        if !self.has(fields) {
+            return Err(lance::Error::internal("a column is gone"));
         }
-        Ok(values)
+        let columns: Vec<&str> = fields.names().collect();
+        let mut order: Vec<usize> = (0..rows.len()).collect();
+        order.sort_unstable_by_key(|row| rows[*row].place);
+        let sorted: Vec<&FoundRow> = order.iter().map(|row| &rows[*row]).collect();
+        let places: Vec<u64> = sorted.iter().map(|row| row.place).collect();
+        if let Ok(batch) = self.take_same(&sorted, &places, &columns).await {
+            return values_of(&batch, &columns, &order);
+        }
+        // They may have moved.
+        let known = self.find(pipeline, first.key.document).await?;
+        let place_of = |row: &usize| {
+            let now = known.iter().find(|now| now.key == rows[*row].key)?;
+            Some((now.place, *row))
+        };
+        let moved: Option<Vec<(u64, usize)>> = order.iter().map(place_of).collect();
+        let moved = moved.ok_or_else(|| lance::Error::internal("some of the rows are gone"));
+        let mut moved = moved?;
+        moved.sort_unstable();
+        order = moved.iter().map(|(_, row)| *row).collect();
+        let sorted: Vec<&FoundRow> = order.iter().map(|row| &rows[*row]).collect();
+        let places: Vec<u64> = moved.iter().map(|(place, _)| *place).collect();
+        let batch = self.take_same(&sorted, &places, &columns).await?;
+        values_of(&batch, &columns, &order)
     }
+}
+
+/// The values in `batch`, whose rows stand in the order that `order` gives.
+fn values_of(
+    batch: &RecordBatch,
+    columns: &[&str],
+    order: &[usize],
+) -> lance::Result<Vec<RowValues>> {
+    let mut values = vec![RowValues::new(); order.len()];
+    for name in columns {
+        let column = batch.column_by_name(name).ok_or_else(lacks_columns)?;
+        for (place, row) in order.iter().enumerate() {
+            let value = columns::value(column, place)?;
+            values[*row].extend(value.map(|value| ((*name).to_owned(), value)));
+        }
+    }
+    Ok(values)
 }
 
 impl RowReader for TableRows {
@@ -200,9 +211,9 @@ impl RowReader for TableRows {
     ) -> BoxFuture<'a, Result<Vec<RowValues>, StageError>> {
         Box::pin(async move {
             let mut state = self.state.lock().await;
-            let mut read = state.read_fields(&self.pipeline, rows, fields).await;
+            let mut read = state.read(&self.pipeline, rows, fields).await;
             if read.is_err() && state.renew().await.is_ok() {
-                read = state.read_fields(&self.pipeline, rows, fields).await;
+                read = state.read(&self.pipeline, rows, fields).await;
             }
             read.map_err(|error| self.cannot(error))
         })
@@ -274,5 +285,5 @@ async fn rows_by_document(
 }
 
 fn lacks_columns() -> lance::Error {
-    lance::Error::internal("the table lacks the columns of every row")
+    lance::Error::internal("the table lacks columns")
 }
