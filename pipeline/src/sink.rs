@@ -153,7 +153,7 @@ pub trait Sink: Send {
         Box::pin(async { Ok(Inventory::Unknown) })
     }
 
-    /// What reads rows of this pipeline back, asked for once after `inventory`. A
+    /// What reads rows of this pipeline back, asked for once after `inventory` or `peek`. A
     /// document whose content is the same need not be made from its source where only
     /// later stages have changed: its rows are sent on from the last stage that has not.
     fn row_reader(&self) -> Option<Arc<dyn RowReader>> {

@@ -94,7 +94,8 @@ pub struct Provenance {
 impl SourceOutlet {
     /// Sends a document on. Waits while the edge is full, and while an earlier
     /// version of the document is under way. One that is stored already, with
-    /// the same content and by the same configuration, is counted and not sent.
+    /// the same content and by the same configuration, is counted and not sent. So the
+    /// content hash of its [`Origin`] covers every field that the source gives it.
     ///
     /// # Errors
     /// [`StageError::Cancelled`] when the run stops; pass it on with `?`.

@@ -141,7 +141,7 @@ impl Tables {
 #[serde(deny_unknown_fields)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each test sets the one that it is about"
+    reason = "each is one setting of a test"
 )]
 pub(super) struct TableConfig {
     table: String,
