@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::support::{Mill, json, pdf_of_pages, stderr, table_rows};
+use crate::support::{Mill, file_name, json, pdf_of_pages, stderr, table_rows};
 
 /// Pages in one table, and their chunks in another.
 const PAGES_AND_CHUNKS: &str = r#"

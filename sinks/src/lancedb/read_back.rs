@@ -89,7 +89,9 @@ impl State {
             self.documents = Some(rows_by_document(&self.dataset, pipeline).await?);
         }
         let documents = self.documents.iter();
-        let ranges = documents.flat_map(|documents| documents.get(&id)).flatten();
+        let ranges = documents
+            .filter_map(|documents| documents.get(&id))
+            .flatten();
         let mut places: Vec<u64> = ranges.cloned().flatten().collect();
         places.sort_unstable();
         if places.is_empty() {
