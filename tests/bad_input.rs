@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Output};
 
-use crate::support::{Mill, page_of, pdf_of, stderr, stdout};
+use crate::support::{Mill, page_of, pdf_of, pdf_of_pages, stderr, stdout, table_rows};
 
 /// Runs over one bad document beside a good one; the letter of the bad one.
 fn letter_for(name: &str, bytes: &[u8]) -> (String, String) {
@@ -294,4 +294,74 @@ fn a_rerun_replaces_rows_and_takes_back_letters_that_no_longer_hold() {
             .len(),
         2
     );
+}
+
+/// Pages go to one table by what they say; to the other one all but the second.
+const TWO_BRANCHES: &str = r#"
+[p.source.files]
+kind = "read_files"
+path = "input"
+[p.stage.pages]
+kind = "render_pdf"
+input = "files"
+long_side_px = 48
+[p.sink.secrets]
+kind = "lancedb"
+input = "pages"
+when = 'text.contains("secret")'
+else = "drop"
+uri = "table"
+table = "secrets"
+[p.stage.small]
+kind = "thumbnail"
+input = "pages"
+[p.sink.others]
+kind = "lancedb"
+input = "small"
+when = '10 / (page - 2) > -100'
+else = "drop"
+uri = "table"
+table = "others"
+"#;
+
+#[test]
+fn a_letter_of_one_branch_keeps_no_old_rows_in_the_table_of_another() {
+    let mill = Mill::with(TWO_BRANCHES);
+    mill.add("a.pdf", pdf_of_pages(&["a secret"]));
+    assert_eq!(mill.run().0, 0);
+    assert_eq!(table_rows(&mill.path("table"), "secrets").len(), 1);
+    mill.add("a.pdf", pdf_of_pages(&["known", "well known"]));
+    assert_eq!(mill.run().0, 3);
+    assert_eq!(mill.dead_letters().len(), 1);
+    assert!(table_rows(&mill.path("table"), "secrets").is_empty());
+    assert_eq!(table_rows(&mill.path("table"), "others").len(), 1);
+}
+
+#[cfg(unix)]
+#[test]
+fn two_sinks_in_one_table_are_refused_however_it_is_spelled() {
+    let toml = "[p.source.files]\nkind = \"read_files\"\npath = \"input\"\n\
+                [p.stage.pages]\nkind = \"render_pdf\"\ninput = \"files\"\n";
+    let sink = |name: &str, uri: &str| {
+        format!(
+            "[p.sink.{name}]\nkind = \"lancedb\"\ninput = \"pages\"\nuri = \"{uri}\"\ntable = \"t\"\n"
+        )
+    };
+    let mill = Mill::with("");
+    fs::create_dir(mill.path("real")).unwrap();
+    std::os::unix::fs::symlink("real", mill.path("link")).unwrap();
+    let absolute = mill.path("real").display().to_string();
+    for (one, other) in [
+        ("real", "link"),
+        ("real", "./x/../real/"),
+        ("real/new", "link/new"),
+        ("real", &format!("file://{absolute}")),
+        ("link", &format!("FILE://{absolute}/")),
+    ] {
+        let both = format!("{toml}{}{}", sink("k", one), sink("l", other));
+        fs::write(mill.path("pipelines.toml"), both).unwrap();
+        let output = mill.command(&["check"]);
+        assert_eq!(output.status.code(), Some(2), "{other}");
+        assert!(stderr(&output).contains("sink `l`") || stderr(&output).contains("`l`"));
+    }
 }

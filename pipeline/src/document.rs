@@ -232,6 +232,12 @@ impl Document {
         dead.entry(key).or_default().insert(Arc::clone(node));
     }
 
+    /// Whether a node that `is_meant` accepts has set an item aside.
+    pub(crate) fn has_dead_at(&self, is_meant: impl Fn(&str) -> bool) -> bool {
+        let dead = self.dead.lock().unwrap_or_else(PoisonError::into_inner);
+        dead.values().flatten().any(|node| is_meant(node))
+    }
+
     /// Whether one of `nodes` has set aside the item of this key, or the page
     /// or document that it is of.
     pub(crate) fn has_dead(&self, nodes: &BTreeSet<Arc<str>>, key: Key) -> bool {

@@ -312,7 +312,7 @@ pub use key::{ContentHash, ContentHasher, DocumentId, Key, Label, Origin};
 pub use ledger::{Ledger, LedgerDocument, Stager, StoredIn};
 pub use meter::{ModelMeter, ModelReport};
 pub use metrics::{Role, SinkMeter};
-pub use paths::clean_absolute;
+pub use paths::{clean_absolute, resolved};
 pub use printable::{printable_line, printable_text};
 pub use prune::Prune;
 pub use registry::{Kind, Registry};

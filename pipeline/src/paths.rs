@@ -23,6 +23,23 @@ pub fn clean_absolute(path: &Path) -> io::Result<PathBuf> {
     Ok(clean)
 }
 
+/// The place that `path` leads to: its absolute form with symbolic links followed, as
+/// far as it exists. Two spellings of one folder have the same.
+///
+/// # Errors
+/// As [`clean_absolute`].
+pub fn resolved(path: &Path) -> io::Result<PathBuf> {
+    if let Ok(real) = std::fs::canonicalize(path) {
+        return Ok(real);
+    }
+    let clean = clean_absolute(path)?;
+    let existing = clean.ancestors().find_map(|ancestor| {
+        let real = std::fs::canonicalize(ancestor).ok()?;
+        Some(real.join(clean.strip_prefix(ancestor).ok()?))
+    });
+    Ok(existing.unwrap_or(clean))
+}
+
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
@@ -47,5 +64,24 @@ mod tests {
         assert_eq!(clean("//a/b"), Path::new("/a/b"));
         assert_eq!(clean("/../../a/.."), Path::new("/"));
         assert!(clean_absolute(Path::new("")).is_err());
+    }
+
+    #[test]
+    fn a_place_is_found_behind_links_whether_it_exists_or_not() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let root = std::fs::canonicalize(folder.path()).expect("it is there");
+        std::fs::create_dir(root.join("real")).expect("made");
+        std::os::unix::fs::symlink("real", root.join("link")).expect("made");
+        for (spelling, expected) in [
+            ("link", "real"),
+            ("link/new/./x", "real/new/x"),
+            ("real/../link/new", "real/new"),
+            ("nothing/../link", "real"),
+            ("nothing/x", "nothing/x"),
+        ] {
+            let found = resolved(&folder.path().join(spelling)).expect("has a place");
+            assert_eq!(found, root.join(expected), "{spelling}");
+        }
+        assert!(resolved(Path::new("")).is_err());
     }
 }

@@ -51,6 +51,9 @@ pub struct Ended {
     /// The document; see [`Document::has_failed`], [`Document::is_interrupted`] and
     /// [`Document::is_removal`].
     pub document: Arc<Document>,
+    /// Whether an item was set aside that could have come to this sink. If none came,
+    /// the sink keeps the rows that it has.
+    pub has_lost_items: bool,
     /// To be released once the document's rows, or their absence, are durable.
     pub ack: Ack,
 }

@@ -73,6 +73,7 @@ pub fn deliver(items: impl IntoIterator<Item = Item>) -> (Vec<Delivery>, Option<
 pub fn ended(document: &Arc<Document>) -> Ended {
     Ended {
         document: Arc::clone(document),
+        has_lost_items: document.n_dead() > 0,
         ack: document.end_ack(),
     }
 }

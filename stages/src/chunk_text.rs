@@ -72,7 +72,10 @@ impl StageConfig for ChunkTextConfig {
 
     fn revision(&self, resources: &Resources) -> String {
         let model = self.model.as_deref();
-        model.map_or_else(String::new, |model| models::revision(model, resources))
+        let revision = model.map_or_else(String::new, |model| models::revision(model, resources));
+        // Earlier builds let the last chunk have more characters.
+        let is_in_chars = self.max_chars.is_some_and(|max| max < self.max_tokens);
+        revision + if is_in_chars { " 2" } else { "" }
     }
 
     fn build(&self, resources: &Resources) -> Result<Box<dyn Stage>, FieldError> {
@@ -93,6 +96,22 @@ pub(crate) struct ChunkLimits {
     pub(crate) max_tokens: usize,     // Invariant: at least 1.
     pub(crate) overlap_tokens: usize, // Invariant: less than `max_tokens`.
     pub(crate) max_chars: usize,      // Invariant: at least 1.
+}
+
+impl ChunkLimits {
+    /// The largest size that [`Sizer`] gives a chunk. It is the smaller limit, so that
+    /// no size is more than the chunk's bytes: `text-splitter` does not ask for the
+    /// size of a text that has no more bytes than this.
+    fn capacity(&self) -> usize {
+        self.max_tokens.min(self.max_chars)
+    }
+
+    /// The overlap in the same unit.
+    fn overlap(&self) -> usize {
+        let overlap =
+            self.overlap_tokens as u128 * self.capacity() as u128 / self.max_tokens as u128;
+        usize::try_from(overlap).unwrap_or(usize::MAX)
+    }
 }
 
 /// What counts tokens.
@@ -253,8 +272,8 @@ impl Stage for ChunkText {
     }
 }
 
-/// Measures text against the limits: in tokens, and in characters scaled so
-/// that `max_chars` of them are as many as `max_tokens`.
+/// Measures text against the limits: in tokens and in characters, both scaled so
+/// that the most of them is [`ChunkLimits::capacity`].
 pub(crate) struct Sizer<'a> {
     pub(crate) limits: ChunkLimits,
     pub(crate) tokenizer: Option<&'a TextTokenizer>,
@@ -262,23 +281,24 @@ pub(crate) struct Sizer<'a> {
 
 impl ChunkSizer for Sizer<'_> {
     fn size(&self, chunk: &str) -> usize {
-        let ChunkLimits {
-            max_tokens,
-            max_chars,
-            ..
-        } = self.limits;
-        let n_chars = chunk.chars().count();
-        let by_chars = (n_chars as u128 * max_tokens as u128).div_ceil(max_chars as u128);
-        let by_chars = usize::try_from(by_chars).unwrap_or(usize::MAX);
-        if by_chars > max_tokens {
+        let capacity = self.limits.capacity();
+        let by_chars = scaled(chunk.chars().count(), capacity, self.limits.max_chars);
+        if by_chars > capacity {
             return by_chars; // Too long whatever it has in tokens: they need no counting.
         }
         let n_tokens = match self.tokenizer {
             Some(tokenizer) => tokenizer.count(chunk),
             None => chunk.len().div_ceil(4),
         };
-        n_tokens.max(by_chars)
+        by_chars.max(scaled(n_tokens, capacity, self.limits.max_tokens))
     }
+}
+
+/// `n` in a unit of which there are `capacity` where of `n` there are `limit`. It is
+/// more than `capacity` exactly where `n` is more than `limit`.
+fn scaled(n: usize, capacity: usize, limit: usize) -> usize {
+    let scaled = (n as u128 * capacity as u128).div_ceil(limit as u128);
+    usize::try_from(scaled).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

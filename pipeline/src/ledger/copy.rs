@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use super::file::TABLES;
+use super::file::{TABLES, check_texts};
 
 /// The tables of `path` in a database in memory; empty ones where there is no file.
 ///
@@ -34,6 +34,7 @@ pub(super) fn copy_into_memory(path: &Path, version: i64) -> rusqlite::Result<Co
         ))?;
     }
     connection.execute_batch("COMMIT; DETACH DATABASE disk")?;
+    check_texts(&connection)?;
     Ok(connection)
 }
 

@@ -84,7 +84,44 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
             Some(found),
         ));
     }
+    check_texts(&connection)?;
     Ok(connection)
+}
+
+/// Finds bytes that were garbled inside a text or a name, which leave the pages in
+/// order: whoever reads them later would fail.
+///
+/// # Errors
+/// One that [`is_damage`] tells.
+pub(super) fn check_texts(connection: &Connection) -> rusqlite::Result<()> {
+    read_texts(connection).map_err(|error| {
+        rusqlite::Error::SqliteFailure(
+            rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
+            Some(error.to_string()),
+        )
+    })
+}
+
+/// Reads every text of the tables.
+fn read_texts(connection: &Connection) -> rusqlite::Result<()> {
+    for query in [
+        "SELECT uri, source, content_hash, stored, state FROM documents",
+        "SELECT key, identity, mark FROM sinks",
+        "SELECT uri, source, content_hash, fingerprint, sink, pages FROM staged",
+        "SELECT node FROM pages",
+        "SELECT key FROM rates",
+        "SELECT fingerprint, recipe FROM recipes",
+    ] {
+        let mut query = connection.prepare(query)?;
+        let n_columns = query.column_count();
+        let mut rows = query.query([])?;
+        while let Some(row) = rows.next()? {
+            for column in 0..n_columns {
+                let _text: Option<&str> = row.get_ref(column)?.as_str_or_null()?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Whether the file is none of `SQLite`, is damaged, or is of another version.

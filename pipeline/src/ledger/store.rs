@@ -499,6 +499,26 @@ mod tests {
     }
 
     #[test]
+    fn a_text_that_is_garbled_puts_the_file_aside() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("a.db");
+        let store = open(&path);
+        store
+            .change(|to| to.put(&document("name.pdf")))
+            .expect("put");
+        drop(store);
+        let mut bytes = std::fs::read(&path).expect("readable");
+        let at = bytes.windows(8).position(|it| it == b"name.pdf");
+        bytes[at.expect("it is stored as it is")] = 0xff;
+        std::fs::write(&path, bytes).expect("writable");
+        let copy = Store::copy(&path).expect("counts as empty");
+        assert!(copy.documents().expect("read").is_empty());
+        let store = Store::open(&path).expect("put aside");
+        assert!(store.documents().expect("read").is_empty());
+        assert!(path.with_extension("damaged").exists());
+    }
+
+    #[test]
     fn a_damaged_file_is_put_aside_and_made_anew() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("a.db");

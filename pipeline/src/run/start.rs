@@ -374,9 +374,14 @@ fn watch_documents(shared: &Arc<Shared>, sinks: Vec<Mailbox>) {
                 let sinks = sinks.unwrap_or_else(PoisonError::into_inner);
                 let wanted = sinks.iter().enumerate();
                 let wanted = wanted.filter(|(place, _)| document.is_wanted_by(*place));
-                let told = wanted.map(|(_, sink)| {
+                let told = wanted.map(|(place, sink)| {
+                    let leads_here = |node: &str| {
+                        let reach = shared.reach.get(node);
+                        reach.is_none_or(|sinks| sinks.contains(&place))
+                    };
                     let ended = Ended {
                         document: Arc::clone(document),
+                        has_lost_items: document.has_dead_at(leads_here),
                         ack: document.end_ack(),
                     };
                     (sink, ended)

@@ -195,7 +195,7 @@ impl Sink for Memory {
     }
 
     fn end_document(&mut self, ended: Ended) -> BoxFuture<'_, Result<(), StageError>> {
-        let Ended { document, ack } = ended;
+        let Ended { document, ack, .. } = ended;
         ack.durable();
         Seen::add(&self.seen.ended, document.origin().uri.to_string());
         let id = document.origin().id;

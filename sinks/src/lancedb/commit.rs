@@ -7,6 +7,7 @@
 //! (`merge_insert` does not notice the second writer, and a plain append does
 //! not conflict with anything, so every writer must use this form.)
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::fs::File;
@@ -27,6 +28,7 @@ use lance::io::ObjectStoreParams;
 use lance::table::format::Fragment;
 use lance::{Dataset, Error};
 use lancedb::connection::LanceFileVersion;
+use object_store::path::Path as ObjectPath;
 use pagemill_pipeline::{DocumentId, StageError};
 
 use super::Durability;
@@ -429,6 +431,17 @@ fn cannot_write(uri: &str, error: std::io::Error) -> StageError {
 /// Whether the database is a folder of this machine.
 pub(super) fn is_local(uri: &str) -> bool {
     !uri.contains("://")
+}
+
+/// The folder that a URI names, where it is on this machine.
+pub(super) fn local_path(uri: &str) -> Option<Cow<'_, str>> {
+    if is_local(uri) {
+        return Some(uri.into());
+    }
+    let (scheme, rest) = uri.split_once("://")?;
+    let is_file = ["file", "file-object-store"].contains(&&*scheme.to_ascii_lowercase());
+    let path = ObjectPath::from_url_path(rest).ok().filter(|_| is_file)?;
+    Some(format!("/{path}").into())
 }
 
 /// The URL of the table `name` in a database that is no folder.

@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use pagemill_pipeline::{
-    FieldError, Resources, Secrets, Sink, SinkConfig, SinkPlace, clean_absolute,
-};
+use pagemill_pipeline::{FieldError, Resources, Secrets, Sink, SinkConfig, SinkPlace, resolved};
 use serde::Deserialize;
 
 use super::{IndexConfig, LanceDb, commit};
@@ -93,8 +91,8 @@ impl SinkConfig for LanceDbConfig {
 
     fn place(&self, pipeline: &str) -> Option<SinkPlace> {
         let table = self.table.as_deref().unwrap_or(pipeline);
-        let identity = if commit::is_local(&self.uri) {
-            let folder = clean_absolute(Path::new(&self.uri)).ok();
+        let identity = if let Some(path) = commit::local_path(&self.uri) {
+            let folder = resolved(Path::new(&*path)).ok();
             let folder = folder.unwrap_or_else(|| self.uri.clone().into());
             format!("lancedb:{}/{table}", folder.display())
         } else {

@@ -210,7 +210,11 @@ impl LanceDb {
     }
 
     async fn end(&mut self, ended: Ended) -> Result<(), StageError> {
-        let Ended { document, ack } = ended;
+        let Ended {
+            document,
+            has_lost_items,
+            ack,
+        } = ended;
         let id = document.origin().id;
         if self.ready.ids().any(|waiting| waiting == id) {
             // The same document again: one commit replaces a document once. It comes
@@ -227,7 +231,7 @@ impl LanceDb {
         let mut rows = match rows {
             Some(rows) => rows,
             // Nothing of it could be made now: what an earlier run made is better.
-            None if document.n_dead() > 0 && adopted.is_none() => {
+            None if has_lost_items && adopted.is_none() => {
                 ack.durable();
                 return Ok(());
             }

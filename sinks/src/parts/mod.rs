@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::future::BoxFuture;
 use pagemill_pipeline::{
     Delivery, DocumentId, Ended, FieldError, Inventory, Item, Sink, SinkInput, SinkPlace,
-    StageError, StoredDocument, clean_absolute,
+    StageError, StoredDocument, resolved,
 };
 use serde::Deserialize;
 
@@ -74,7 +74,7 @@ pub(crate) struct Settings {
 
 /// The identity of a sink that writes parts into this folder.
 pub(crate) fn place(folder: &Path) -> SinkPlace {
-    let clean = clean_absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let clean = resolved(folder).unwrap_or_else(|_| folder.to_owned());
     SinkPlace {
         identity: format!("parts:{}", clean.display()),
         setting: "path",

@@ -180,13 +180,11 @@ impl<F: Format> Store<F> {
     }
 
     pub(super) fn end(&mut self, ended: Ended) {
-        let n_dead = ended.document.n_dead();
-        self.end_with(ended, n_dead);
-    }
-
-    /// The document has ended, and so many of its items were set aside.
-    pub(super) fn end_with(&mut self, ended: Ended, n_dead: u64) {
-        let Ended { document, ack } = ended;
+        let Ended {
+            document,
+            has_lost_items,
+            ack,
+        } = ended;
         let key = address(&document);
         self.to_spill.remove(&key);
         let coming = self.coming.remove(&key);
@@ -198,7 +196,7 @@ impl<F: Format> Store<F> {
         let mut rows = match coming {
             Some(coming) => coming,
             // Nothing of it could be made now: what an earlier run made is better.
-            None if n_dead > 0 && !document.is_removal() => {
+            None if has_lost_items && !document.is_removal() => {
                 match self.ready.waiting(origin.id) {
                     Some(place) => self.ready.documents[place].rows.acks.push(ack),
                     None => ack.durable(),

@@ -375,7 +375,10 @@ async fn a_document_of_which_all_was_set_aside_keeps_its_old_rows<F: Kind>() {
     store::<F>(path, &[("a", "old", 2)]).await;
     let mut sink = opened::<F>(path).await;
     let document = empty("a");
-    sink.lock().end_with(ended(&document), 2);
+    sink.lock().end(Ended {
+        has_lost_items: true,
+        ..ended(&document)
+    });
     sink.finish().await.expect("finishes");
     drop(sink);
     assert!(!document.has_failed());

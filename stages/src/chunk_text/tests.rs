@@ -56,6 +56,21 @@ fn check_against(text: &str, out: &StageOutput, max_bytes: usize) {
 }
 
 #[test]
+fn no_chunk_has_more_characters_than_it_may_however_many_tokens_it_may_have() {
+    let text = "one two three four five six seven eight nine ten eleven".repeat(40);
+    for (max_tokens, max_chars) in [(200, 20), (30, 20), (200, 199), (10, 20), (7, 20)] {
+        let config = ChunkTextConfig {
+            max_chars: Some(max_chars),
+            overlap_tokens: max_tokens / 5,
+            ..of_tokens(max_tokens)
+        };
+        let out = chunk(&config, page(&text));
+        check_against(&text, &out, max_chars.min(4 * max_tokens));
+        assert!(out.sent.len() > text.len() / max_chars, "{max_chars}");
+    }
+}
+
+#[test]
 fn a_page_is_split_at_its_paragraphs_and_each_chunk_knows_its_place() {
     let out = chunk(&of_tokens(15), page(TWO_PARAGRAPHS));
     assert_eq!(

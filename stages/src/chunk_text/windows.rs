@@ -44,9 +44,9 @@ pub(super) fn split<'a, E>(
     send: &mut impl FnMut(Chunk<'a>) -> Result<(), E>,
 ) -> Result<(), E> {
     let limits = sizer.limits;
-    let config = ChunkConfig::new(limits.max_tokens)
+    let config = ChunkConfig::new(limits.capacity())
         .with_sizer(sizer)
-        .with_overlap(limits.overlap_tokens)
+        .with_overlap(limits.overlap())
         .expect("`ChunkText::new` checks that the overlap is less");
     let splitter = TextSplitter::new(config);
     let usual_bytes = limits

@@ -116,6 +116,8 @@ pub(super) struct Plan {
     /// Whether what is not found is gone. It is not where nothing was found since
     /// the start: the folder may be waiting for its disk.
     trusts_absence: bool,
+    /// Whether it is however often the folder goes.
+    removes_all: bool,
 }
 
 /// What the last listing says of the root.
@@ -148,6 +150,7 @@ impl Plan {
         let documents: BTreeMap<String, Document> = own.map(|uri| (uri, stored())).collect();
         Self {
             trusts_absence: removes_all || documents.is_empty(),
+            removes_all,
             documents,
             listing,
             watching,
@@ -238,6 +241,8 @@ impl Plan {
         };
         // Everything was listed: there is nothing that a further listing would find.
         self.trusts_absence |= root == RootState::There;
+        // What comes back in its place may be the folder that waits for its disk.
+        self.trusts_absence &= root != RootState::Lost || self.removes_all;
         let before = std::mem::replace(&mut self.root, root);
         let rescan = match root {
             RootState::There => self.watching.rescan,

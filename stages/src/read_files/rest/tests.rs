@@ -318,6 +318,25 @@ fn a_root_that_is_gone_takes_no_rows_with_it() {
 }
 
 #[test]
+fn an_empty_folder_in_the_place_of_a_root_that_went_takes_no_rows_with_it() {
+    let mut world = World::with(&["a.pdf", "b.pdf"]);
+    world.has_root = false;
+    world.run(600.0);
+    assert_eq!(world.log(), ["the root is Lost"]);
+    // Where a disk is unmounted, the folder that it hung in is there.
+    world.has_root = true;
+    world.files.clear();
+    world.run(600.0);
+    assert_eq!(world.log(), ["the root is Empty"]);
+    world.put("b.pdf");
+    world.run(600.0);
+    assert_eq!(
+        world.log(),
+        ["the root is There", "read b.pdf", "remove a.pdf"]
+    );
+}
+
+#[test]
 fn a_root_that_goes_while_files_seem_deleted_takes_no_rows_with_it() {
     let mut world = World::with(&["a.pdf"]);
     world.delete("a.pdf");
