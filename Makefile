@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test lint bench install graph clean-data
+.PHONY: help setup build demo test lint bench bench-short install graph clean-data
 
 CARGO := scripts/cargo
 RUSTDOCFLAGS ?= -D warnings
@@ -28,6 +28,9 @@ lint: setup ## Formatting, clippy and rustdoc with warnings denied; cargo-deny a
 
 bench: setup ## Run the benchmarks (BENCH_PROFILE=dev reuses what the demo compiled)
 	$(CARGO) bench --workspace --locked --profile $(BENCH_PROFILE) --bench engine --bench isolation --bench maxsim --bench memory --bench pages
+
+bench-short: setup ## A part of the benchmarks of the engine and of memory, with wide limits
+	PAGEMILL_BENCH=short $(CARGO) bench --workspace --locked --profile dev --bench engine --bench memory
 
 install: setup ## Build with optimizations and install the `pagemill` command
 	$(CARGO) install --path . --locked --profile release

@@ -1,6 +1,7 @@
 //! Measures the cost of an edge, an ack and the ledger, and the gain of overlapping stages.
 //!
-//! `make bench` prints all of it. The cost of an edge is the time that five more
+//! `make bench` prints all of it; `make bench-short` does a tenth of the work, and fails
+//! where a figure is far from what it should be. The cost of an edge is the time that five more
 //! stages which only pass items on add to a run, per item and edge. The cost of
 //! the ledger is the difference between two runs, with and without one. For
 //! overlap, stages of known work run side by side: a run cannot be faster than
@@ -90,42 +91,50 @@ fn median(mut time: impl FnMut() -> f64) -> f64 {
 }
 
 fn main() {
-    println!("an edge and a stage that only passes items on, {N} items, median of 5:");
+    let part = if kinds::is_short() { 10 } else { 1 };
+    let (n, n_documents, n_pages) = (N / part, DOCUMENTS / part, PAGES / part);
+    println!("an edge and a stage that only passes items on, {n} items, median of 5:");
     for batch_of in [1, 64] {
         let per_item = median(|| {
-            let (few, many) = (chain(N, &[0], batch_of), chain(N, &[0; 1 + MORE], batch_of));
-            (many - few) * 1e6 / f64::from(N) / MORE as f64
+            let (few, many) = (chain(n, &[0], batch_of), chain(n, &[0; 1 + MORE], batch_of));
+            (many - few) * 1e6 / f64::from(n) / MORE as f64
         });
+        kinds::limit("us an item and edge", per_item, 20.0);
         println!(
             "  batch {batch_of:>3}: {per_item:.2} us an item and edge, {:.1} million items a second",
             1.0 / per_item
         );
     }
-    let joined = median(|| diamond(N)) * 1e6 / f64::from(N);
+    let joined = median(|| diamond(n)) * 1e6 / f64::from(n);
     println!("a diamond of two such stages and a join: {joined:.2} us an item, all of it");
+    kinds::limit("us an item of a diamond", joined, 200.0);
 
-    let pages = f64::from(N);
-    let alone = median(|| documents(1, N, false)) * 1e6 / pages;
-    let many = median(|| documents(DOCUMENTS, 5, false)) * 1e6 / pages;
-    let ledger = median(|| documents(DOCUMENTS, 5, true)) * 1e6 / pages;
+    let pages = f64::from(n);
+    let alone = median(|| documents(1, n, false)) * 1e6 / pages;
+    let many = median(|| documents(n_documents, 5, false)) * 1e6 / pages;
+    let ledger = median(|| documents(n_documents, 5, true)) * 1e6 / pages;
     println!(
-        "acks and ledger, {N} pages: {alone:.2} us a page in one document; {many:.2} us in \
-         {DOCUMENTS} documents of 5; {ledger:.2} us with a ledger ({:.1} us a document)",
+        "acks and ledger, {n} pages: {alone:.2} us a page in one document; {many:.2} us in \
+         {n_documents} documents of 5; {ledger:.2} us with a ledger ({:.1} us a document)",
         (ledger - many) * 5.0
     );
+    kinds::limit("us a page", alone.max(many), 50.0);
+    kinds::limit("us a page with a ledger", ledger, 500.0);
 
     let works = [WORK_US, WORK_US / 5];
-    let busiest = f64::from(PAGES) * WORK_US as f64 / 1e6;
-    let ratio = median(|| chain(PAGES, &works, 1) / busiest);
+    let busiest = f64::from(n_pages) * WORK_US as f64 / 1e6;
+    let ratio = median(|| chain(n_pages, &works, 1) / busiest);
     println!(
         "overlap, two stages of {WORK_US} and {} us an item: the run takes {ratio:.3} of the \
          busiest stage's time (1.00 is the least)",
         WORK_US / 5
     );
-    let both = f64::from(PAGES) * 2.0 * WORK_US as f64 / 1e6;
-    let ratio = median(|| both / chain(PAGES, &[WORK_US, WORK_US], 1));
+    kinds::limit("of the busiest stage's time", ratio, 3.0);
+    let both = f64::from(n_pages) * 2.0 * WORK_US as f64 / 1e6;
+    let ratio = median(|| both / chain(n_pages, &[WORK_US, WORK_US], 1));
     println!(
         "two stages of {WORK_US} us each on two cores: {ratio:.2} times as fast as one after the \
          other (2.00 is the most)"
     );
+    kinds::limit("of the time one after the other", 1.0 / ratio, 1.5);
 }

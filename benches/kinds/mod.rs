@@ -13,6 +13,21 @@ use pagemill::pipeline::{
 use pagemill::{ConfigFile, RunControl};
 use serde::Deserialize;
 
+/// Whether the benchmark is to do a part of its work, and to fail where a figure is far
+/// from what it should be: `PAGEMILL_BENCH=short`.
+pub fn is_short() -> bool {
+    std::env::var("PAGEMILL_BENCH").is_ok_and(|value| value == "short")
+}
+
+/// Fails where a short run has more than `most` of something. The limit is wide: it
+/// finds what has become many times as slow on any machine.
+pub fn limit(what: &str, found: f64, most: f64) {
+    assert!(
+        !is_short() || found <= most,
+        "{found:.2} {what}, and not {most}"
+    );
+}
+
 /// So many documents of a word; one, so that a document's own cost does not count.
 #[derive(Debug, Deserialize)]
 struct ItemsConfig {
