@@ -112,6 +112,11 @@ impl Progress {
         self.ledger.as_ref()
     }
 
+    /// Whether what the run does is noted.
+    pub(crate) fn has_ledger(&self) -> bool {
+        self.ledger.is_some()
+    }
+
     /// Whether pages are counted, so that a run can resume inside a document.
     pub(crate) fn can_stage(&self) -> bool {
         self.can_stage

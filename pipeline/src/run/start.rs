@@ -141,7 +141,8 @@ impl Start {
                             rebuild: Arc::clone(&rebuild),
                             policy: node.batch,
                             on_error: node.on_error,
-                            is_one_to_one: node.is_one_to_one,
+                            // Without a ledger nothing is noted of rows.
+                            is_one_to_one: node.is_one_to_one && shared.progress.has_ledger(),
                             inbox: inbox.clone(),
                             gather: gather.clone(),
                             edges: Arc::clone(&edges),
